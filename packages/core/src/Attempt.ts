@@ -1,0 +1,129 @@
+/**
+ * What happened at one step of the fallback chain: it was tried and failed, or it was skipped for a typed reason.
+ *
+ * Attempts are the story of a request. A successful answer carries those that came before it in `served.attempts`; a
+ * {@link LlmUnavailable} carries all of them.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Schema from "effect/Schema"
+import * as ProviderError from "./ProviderError.ts"
+
+/**
+ * Why a step was passed over without being called.
+ *
+ * **Details**
+ *
+ * - `CircuitOpen`: its breaker is open; `retryAfter` is the time left.
+ * - `ProbeRunning`: its breaker is half-open and every probe slot is taken.
+ * - `Isolated`: taken out by an operator, or by an error that only a change of configuration or account can cure.
+ * - `CoolingDown`: the provider asked for rest; `retryAfter` is the time left.
+ * - `Unhealthy`: the health check says so.
+ * - `NotCapable`: it cannot serve this request; `requires` names what it lacks.
+ * - `NoTimeLeft`: less time was left of the deadline than the step needs at least.
+ * - `Saturated`: its bulkhead, rate limit or queue has no room.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const SkipReason = Schema.Union([
+  Schema.TaggedStruct("CircuitOpen", { retryAfter: Schema.Duration }),
+  Schema.TaggedStruct("ProbeRunning", {}),
+  Schema.TaggedStruct("Isolated", { because: Schema.String, retryAfter: Schema.optional(Schema.Duration) }),
+  Schema.TaggedStruct("CoolingDown", { retryAfter: Schema.Duration }),
+  Schema.TaggedStruct("Unhealthy", {}),
+  Schema.TaggedStruct("NotCapable", { requires: Schema.String }),
+  Schema.TaggedStruct("NoTimeLeft", { remaining: Schema.Duration }),
+  Schema.TaggedStruct("Saturated", { retryAfter: Schema.optional(Schema.Duration) })
+])
+
+/**
+ * Why a step was passed over without being called.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type SkipReason = typeof SkipReason.Type
+
+/**
+ * Returns when a skipped step can be expected to take calls again, or `undefined` when nobody knows.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const skipRetryAfter = (reason: SkipReason): Duration.Duration | undefined =>
+  "retryAfter" in reason ? reason.retryAfter : undefined
+
+/**
+ * A step that was called and failed, with its error and how long it took (retries included).
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Failed = Schema.TaggedStruct("Failed", {
+  provider: Schema.String,
+  model: Schema.String,
+  error: ProviderError.ProviderError,
+  duration: Schema.Duration
+})
+
+/**
+ * A step that was passed over without being called.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Skipped = Schema.TaggedStruct("Skipped", {
+  provider: Schema.String,
+  model: Schema.String,
+  reason: SkipReason
+})
+
+/**
+ * Schema of an {@link Attempt}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Attempt = Schema.Union([Failed, Skipped])
+
+/**
+ * What happened at one step of the chain.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Attempt = typeof Attempt.Type
+
+/**
+ * Describes an attempt in one short phrase, for logs and error messages.
+ *
+ * **Example** (Describing a skipped step)
+ *
+ * ```ts import.meta.vitest
+ * import { Duration } from "effect"
+ * import { Attempt } from "@llm-resilience/core"
+ *
+ * const attempt: Attempt.Attempt = {
+ *   _tag: "Skipped",
+ *   provider: "anthropic",
+ *   model: "claude-3-opus",
+ *   reason: { _tag: "CircuitOpen", retryAfter: Duration.seconds(42) }
+ * }
+ *
+ * Attempt.format(attempt) // => "anthropic skipped: CircuitOpen for 42s"
+ * ```
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const format = (attempt: Attempt): string => {
+  if (attempt._tag === "Failed") {
+    const { error } = attempt
+    const detail = error._tag === "Timeout" ? ` (${error.kind})` : error._tag === "APIError" ? ` ${error.reason}` : ""
+    return `${attempt.provider} failed: ${error._tag}${detail} after ${Duration.format(attempt.duration)}`
+  }
+  const wait = skipRetryAfter(attempt.reason)
+  return `${attempt.provider} skipped: ${attempt.reason._tag}${wait === undefined ? "" : ` for ${Duration.format(wait)}`}`
+}

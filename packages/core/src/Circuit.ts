@@ -1,0 +1,474 @@
+/**
+ * The circuit as a pure machine: `(state, event, now) => [state, decision]`.
+ *
+ * `CircuitBreaker` holds this state in a `Ref`, reads the monotonic clock and publishes what changed; every rule about when a circuit
+ * opens, lets a probe through and closes is here, so that a property test can hold it against a reference.
+ *
+ * **States**
+ *
+ * - `Closed`: calls pass and are counted. It opens when the trip policy says so, on whichever result completes the evidence.
+ * - `Open`: calls are rejected until `until`. The first call at or after it, and not one tick earlier, turns the circuit half-open.
+ * - `HalfOpen`: at most `probes` calls pass, each on a lease. Their results close the circuit or open it again for the next, usually
+ *   longer, time. A lease that runs out without a result counts as a failure, so a hung probe cannot wedge the circuit.
+ * - `Isolated`: taken out by hand; nothing passes until `Reset` or until `until`.
+ *
+ * Every admission carries the generation of the state that gave it. A result that arrives after the circuit has moved on belongs to
+ * the past and is dropped.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import type { SkipReason } from "./Attempt.ts"
+
+/**
+ * When a closed circuit opens. All times in this module are milliseconds of monotonic time.
+ *
+ * **Details**
+ *
+ * `Consecutive` counts failures in a row. `Rate` looks at a window, of the last `size` calls or of the last `millis` in `buckets`
+ * parts that are forgotten one by one; once it holds `minimumCalls`, the circuit opens when the share of failures reaches
+ * `failureRate`, or the share of calls that took `slowAfter` or longer reaches `slowRate`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Trip =
+  | { readonly _tag: "Consecutive"; readonly failures: number }
+  | {
+      readonly _tag: "Rate"
+      readonly window:
+        | { readonly _tag: "Count"; readonly size: number }
+        | { readonly _tag: "Time"; readonly millis: number; readonly buckets: number }
+      readonly minimumCalls: number
+      readonly failureRate: number
+      readonly slowAfter: number
+      readonly slowRate: number
+    }
+
+/**
+ * The rules of one circuit.
+ *
+ * **Details**
+ *
+ * `openFor(n)` is how long the `n`-th opening in a row lasts. `maxOpenFor` caps what a provider's Retry-After can add. A half-open
+ * circuit opens again as soon as failures make up `probeFailureRate` of all `probes`; zero means the first failure.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Settings {
+  readonly trip: Trip
+  readonly openFor: (opening: number) => number
+  readonly maxOpenFor: number
+  readonly probes: number
+  readonly probeLease: number
+  readonly probeFailureRate: number
+}
+
+/**
+ * What a window has seen.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Tally =
+  | { readonly _tag: "Streak"; readonly failed: number }
+  | {
+      readonly _tag: "Ring"
+      readonly marks: ReadonlyArray<Mark>
+      readonly next: number
+      readonly failed: number
+      readonly slow: number
+    }
+  | { readonly _tag: "Buckets"; readonly buckets: ReadonlyArray<Bucket> }
+
+interface Mark {
+  readonly failed: boolean
+  readonly slow: boolean
+}
+
+interface Bucket {
+  readonly index: number
+  readonly calls: number
+  readonly failed: number
+  readonly slow: number
+}
+
+/**
+ * The state of a circuit.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type State =
+  | { readonly _tag: "Closed"; readonly generation: number; readonly tally: Tally }
+  | { readonly _tag: "Open"; readonly generation: number; readonly until: number; readonly openings: number }
+  | {
+      readonly _tag: "HalfOpen"
+      readonly generation: number
+      readonly openings: number
+      readonly leases: ReadonlyArray<{ readonly id: number; readonly until: number }>
+      readonly nextLease: number
+      readonly calls: number
+      readonly failed: number
+      readonly slow: number
+    }
+  | { readonly _tag: "Isolated"; readonly generation: number; readonly until: number; readonly because: string }
+
+/**
+ * Proof that a call was admitted: which generation of the circuit let it through, and on which lease if it is a probe.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Admission {
+  readonly generation: number
+  readonly lease: number | undefined
+}
+
+/**
+ * What can happen to a circuit.
+ *
+ * **Details**
+ *
+ * - `Admit`: a call asks to pass; with `lastResort` an open circuit gives it a probe before its time.
+ * - `Record`: an admitted call ended. `ignored` only gives the lease back.
+ * - `Extend`: a probe shows a sign of life, so its lease starts anew.
+ * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Event =
+  | { readonly _tag: "Admit"; readonly lastResort: boolean }
+  | {
+      readonly _tag: "Record"
+      readonly admission: Admission
+      readonly verdict: "success" | "failure" | "ignored"
+      readonly duration: number
+      readonly retryAfter: number
+    }
+  | { readonly _tag: "Extend"; readonly admission: Admission }
+  | { readonly _tag: "Isolate"; readonly because: string; readonly duration: number }
+  | { readonly _tag: "Reset" }
+  | { readonly _tag: "HalfOpen" }
+
+/**
+ * The machine's answer to an event.
+ *
+ * **Details**
+ *
+ * `Dropped` answers a result of an earlier generation. `Illegal` answers a manual step that the state does not allow.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Decision =
+  | { readonly _tag: "Admitted"; readonly admission: Admission }
+  | { readonly _tag: "Rejected"; readonly reason: SkipReason }
+  | { readonly _tag: "Done" }
+  | { readonly _tag: "Dropped" }
+  | { readonly _tag: "Illegal" }
+
+const done: Decision = { _tag: "Done" }
+const dropped: Decision = { _tag: "Dropped" }
+const illegal: Decision = { _tag: "Illegal" }
+
+/**
+ * Returns the state of a new circuit: closed, having seen nothing.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const initial = (settings: Settings): State => closed(settings, 0)
+
+const closed = (settings: Settings, generation: number): State => ({
+  _tag: "Closed",
+  generation,
+  tally: emptyTally(settings.trip)
+})
+
+const emptyTally = (trip: Trip): Tally =>
+  trip._tag === "Consecutive"
+    ? { _tag: "Streak", failed: 0 }
+    : trip.window._tag === "Count"
+      ? { _tag: "Ring", marks: [], next: 0, failed: 0, slow: 0 }
+      : { _tag: "Buckets", buckets: [] }
+
+/**
+ * Applies an event.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const step = (settings: Settings, state: State, event: Event, now: number): readonly [State, Decision] => {
+  const current = settle(settings, state, now)
+  switch (event._tag) {
+    case "Admit":
+      return admit(settings, current, event.lastResort, now)
+    case "Record":
+      return record(settings, current, event, now)
+    case "Extend":
+      return extend(settings, current, event.admission, now)
+    case "Isolate":
+      return [
+        { _tag: "Isolated", generation: current.generation + 1, until: now + event.duration, because: event.because },
+        done
+      ]
+    case "Reset":
+      return [closed(settings, current.generation + 1), done]
+    case "HalfOpen":
+      return current._tag === "Open" ? [halfOpen(current), done] : [current, illegal]
+  }
+}
+
+/**
+ * Returns why the circuit would reject a call now, or `undefined` when it would admit it. Changes nothing.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const peek = (settings: Settings, state: State, lastResort: boolean, now: number): SkipReason | undefined => {
+  if (state._tag === "Closed") return undefined
+  const decision = admit(settings, settle(settings, state, now), lastResort, now)[1]
+  return decision._tag === "Rejected" ? decision.reason : undefined
+}
+
+// What time alone does to a state: isolation that ends, and probes whose lease ran out.
+const settle = (settings: Settings, state: State, now: number): State => {
+  if (state._tag === "Isolated" && now >= state.until) return closed(settings, state.generation + 1)
+  if (state._tag === "HalfOpen") {
+    const expired = state.leases.find((lease) => lease.until <= now)
+    if (expired !== undefined) return open(settings, state.generation, state.openings + 1, expired.until, 0)
+  }
+  return state
+}
+
+const admit = (settings: Settings, state: State, lastResort: boolean, now: number): readonly [State, Decision] => {
+  switch (state._tag) {
+    case "Closed":
+      return [state, { _tag: "Admitted", admission: { generation: state.generation, lease: undefined } }]
+    case "Open":
+      return now >= state.until || lastResort
+        ? admit(settings, halfOpen(state), lastResort, now)
+        : [state, rejected({ _tag: "CircuitOpen", retryAfter: Duration.millis(state.until - now) })]
+    case "HalfOpen":
+      return state.leases.length + state.calls < settings.probes
+        ? [
+            {
+              ...state,
+              leases: [...state.leases, { id: state.nextLease, until: now + settings.probeLease }],
+              nextLease: state.nextLease + 1
+            },
+            { _tag: "Admitted", admission: { generation: state.generation, lease: state.nextLease } }
+          ]
+        : [state, rejected({ _tag: "ProbeRunning" })]
+    case "Isolated":
+      return [
+        state,
+        rejected({
+          _tag: "Isolated",
+          because: state.because,
+          ...(Number.isFinite(state.until) ? { retryAfter: Duration.millis(state.until - now) } : {})
+        })
+      ]
+  }
+}
+
+const rejected = (reason: SkipReason): Decision => ({ _tag: "Rejected", reason })
+
+const halfOpen = (state: Extract<State, { readonly _tag: "Open" }>): State => ({
+  _tag: "HalfOpen",
+  generation: state.generation + 1,
+  openings: state.openings,
+  leases: [],
+  nextLease: 0,
+  calls: 0,
+  failed: 0,
+  slow: 0
+})
+
+const open = (settings: Settings, generation: number, openings: number, now: number, retryAfter: number): State => ({
+  _tag: "Open",
+  generation: generation + 1,
+  openings,
+  until: now + Math.max(settings.openFor(openings), Math.min(retryAfter, settings.maxOpenFor))
+})
+
+const record = (
+  settings: Settings,
+  state: State,
+  event: Extract<Event, { readonly _tag: "Record" }>,
+  now: number
+): readonly [State, Decision] => {
+  if (event.admission.generation !== state.generation) return [state, dropped]
+  const failed = event.verdict === "failure"
+  const slow = settings.trip._tag === "Rate" && event.duration >= settings.trip.slowAfter
+  if (state._tag === "HalfOpen") {
+    const leases = state.leases.filter((lease) => lease.id !== event.admission.lease)
+    if (leases.length === state.leases.length) return [state, dropped]
+    if (event.verdict === "ignored") return [{ ...state, leases }, done]
+    const next = {
+      ...state,
+      leases,
+      calls: state.calls + 1,
+      failed: state.failed + (failed ? 1 : 0),
+      slow: state.slow + (slow ? 1 : 0)
+    }
+    const tooSlow = settings.trip._tag === "Rate" && reached(next.slow, settings.probes, settings.trip.slowRate)
+    if (reached(next.failed, settings.probes, settings.probeFailureRate) || tooSlow) {
+      return [open(settings, state.generation, state.openings + 1, now, event.retryAfter), done]
+    }
+    return [next.calls >= settings.probes ? closed(settings, state.generation + 1) : next, done]
+  }
+  if (state._tag !== "Closed" || event.verdict === "ignored") return [state, done]
+  const tally = count(settings.trip, state.tally, failed, slow, now)
+  return [
+    trips(settings.trip, tally)
+      ? open(settings, state.generation, 1, now, event.retryAfter)
+      : tally === state.tally
+        ? state
+        : { ...state, tally },
+    done
+  ]
+}
+
+const reached = (count: number, total: number, rate: number): boolean => count > 0 && count / total >= rate
+
+const count = (trip: Trip, tally: Tally, failed: boolean, slow: boolean, now: number): Tally => {
+  switch (tally._tag) {
+    case "Streak":
+      return failed
+        ? { _tag: "Streak", failed: tally.failed + 1 }
+        : tally.failed === 0
+          ? tally
+          : { _tag: "Streak", failed: 0 }
+    case "Ring": {
+      const size = trip._tag === "Rate" && trip.window._tag === "Count" ? trip.window.size : 1
+      const forgotten = tally.marks[tally.next]
+      return {
+        _tag: "Ring",
+        marks:
+          tally.marks.length < size
+            ? [...tally.marks, { failed, slow }]
+            : tally.marks.with(tally.next, { failed, slow }),
+        next: (tally.next + 1) % size,
+        failed: tally.failed + Number(failed) - Number(forgotten?.failed ?? false),
+        slow: tally.slow + Number(slow) - Number(forgotten?.slow ?? false)
+      }
+    }
+    case "Buckets": {
+      if (trip._tag !== "Rate" || trip.window._tag !== "Time") return tally
+      const index = Math.floor(now / (trip.window.millis / trip.window.buckets))
+      const oldest = index - trip.window.buckets
+      const kept = tally.buckets.filter((bucket) => bucket.index > oldest && bucket.index !== index)
+      const current = tally.buckets.find((bucket) => bucket.index === index)
+      return {
+        _tag: "Buckets",
+        buckets: [
+          ...kept,
+          {
+            index,
+            calls: (current?.calls ?? 0) + 1,
+            failed: (current?.failed ?? 0) + Number(failed),
+            slow: (current?.slow ?? 0) + Number(slow)
+          }
+        ]
+      }
+    }
+  }
+}
+
+const trips = (trip: Trip, tally: Tally): boolean => {
+  const seen = totals(tally)
+  return trip._tag === "Consecutive"
+    ? seen.failed >= trip.failures
+    : seen.calls >= trip.minimumCalls &&
+        (reached(seen.failed, seen.calls, trip.failureRate) || reached(seen.slow, seen.calls, trip.slowRate))
+}
+
+/**
+ * Returns what a window holds: calls, failures and slow calls. A streak counts its failures only.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const totals = (tally: Tally): { readonly calls: number; readonly failed: number; readonly slow: number } => {
+  switch (tally._tag) {
+    case "Streak":
+      return { calls: tally.failed, failed: tally.failed, slow: 0 }
+    case "Ring":
+      return { calls: tally.marks.length, failed: tally.failed, slow: tally.slow }
+    case "Buckets":
+      return tally.buckets.reduce(
+        (sum, bucket) => ({
+          calls: sum.calls + bucket.calls,
+          failed: sum.failed + bucket.failed,
+          slow: sum.slow + bucket.slow
+        }),
+        { calls: 0, failed: 0, slow: 0 }
+      )
+  }
+}
+
+const extend = (settings: Settings, state: State, admission: Admission, now: number): readonly [State, Decision] => {
+  if (admission.generation !== state.generation || state._tag !== "HalfOpen") return [state, dropped]
+  return [
+    {
+      ...state,
+      leases: state.leases.map((lease) =>
+        lease.id === admission.lease ? { ...lease, until: now + settings.probeLease } : lease
+      )
+    },
+    done
+  ]
+}
+
+/**
+ * A state that can outlive its process: times are what is left of them.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Snapshot =
+  | { readonly _tag: "Closed"; readonly tally: Tally }
+  | { readonly _tag: "Open"; readonly remaining: number; readonly openings: number }
+  | { readonly _tag: "Isolated"; readonly remaining: number; readonly because: string }
+
+/**
+ * Takes a snapshot. A half-open circuit is kept as open with no time left, because its probes do not survive.
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const snapshot = (state: State, now: number): Snapshot => {
+  switch (state._tag) {
+    case "Closed":
+      return { _tag: "Closed", tally: state.tally }
+    case "Open":
+      return { _tag: "Open", remaining: Math.max(0, state.until - now), openings: state.openings }
+    case "HalfOpen":
+      return { _tag: "Open", remaining: 0, openings: state.openings }
+    case "Isolated":
+      return { _tag: "Isolated", remaining: Math.max(0, state.until - now), because: state.because }
+  }
+}
+
+/**
+ * Restores a state from a snapshot. Counts of a window that the trip policy no longer uses are forgotten.
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const restore = (settings: Settings, kept: Snapshot, now: number): State => {
+  switch (kept._tag) {
+    case "Closed": {
+      const empty = emptyTally(settings.trip)
+      return { _tag: "Closed", generation: 0, tally: kept.tally._tag === empty._tag ? kept.tally : empty }
+    }
+    case "Open":
+      return { _tag: "Open", generation: 0, until: now + kept.remaining, openings: kept.openings }
+    case "Isolated":
+      return { _tag: "Isolated", generation: 0, until: now + kept.remaining, because: kept.because }
+  }
+}

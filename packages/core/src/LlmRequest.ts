@@ -1,0 +1,139 @@
+/**
+ * One question to a language model, in the vocabulary of `effect/ai`, together with what resilience needs to know about it:
+ * how long it may take, for whom it is, whether it may wait and whether its answer may be cached.
+ *
+ * @since 0.1.0
+ */
+import type * as LanguageModel from "effect/ai/LanguageModel"
+import * as Prompt from "effect/ai/Prompt"
+import type * as Tool from "effect/ai/Tool"
+import * as Duration from "effect/Duration"
+import type * as Schema from "effect/Schema"
+
+/**
+ * How the model should generate. Every field is optional: what is absent is left to the provider.
+ *
+ * **Details**
+ *
+ * `maxOutputTokens` bounds the answer. `stop` ends it at any of the given texts. `providerOptions` are merged into the body
+ * sent to the provider whose id (or protocol, for example `openai` or `anthropic`) is the key, so that a request can use what
+ * only one provider has without breaking the others.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Settings {
+  readonly maxOutputTokens?: number | undefined
+  readonly temperature?: number | undefined
+  readonly topP?: number | undefined
+  readonly stop?: ReadonlyArray<string> | undefined
+  readonly seed?: number | undefined
+  readonly providerOptions?: { readonly [provider: string]: { readonly [key: string]: Schema.Json } } | undefined
+}
+
+/**
+ * What the answer should look like: free text, or JSON that satisfies a schema.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ResponseFormat = LanguageModel.ProviderOptions["responseFormat"]
+
+/**
+ * One question to a language model. Build it with {@link make}.
+ *
+ * **Details**
+ *
+ * `deadline` is the time for the whole chain, everything included. `scope` is the tenant or user the request belongs to: it
+ * partitions caches, queues and stickiness. `mayWait` permits an answer later (the deferred queue), `mayCache` permits storing
+ * the answer and serving a stored one.
+ *
+ * `id`, `expiresAt` and `stepsLeft` are written by the chain while the request travels down: a number that ties events
+ * together, the monotonic millisecond at which the deadline ends, and how many steps could still take over. Policies read
+ * them; callers leave them alone.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LlmRequest {
+  readonly prompt: Prompt.Prompt
+  readonly tools: ReadonlyArray<Tool.Any>
+  readonly toolChoice: LanguageModel.ToolChoice<string>
+  readonly responseFormat: ResponseFormat
+  readonly settings: Settings
+  readonly deadline: Duration.Duration | undefined
+  readonly scope: string | undefined
+  readonly mayWait: boolean
+  readonly mayCache: boolean
+  readonly id: number
+  readonly expiresAt: number
+  readonly stepsLeft: number
+  /** Set by the chain when every step would refuse and this one may find out: breakers and cooldowns let it pass. */
+  readonly lastResort: boolean
+}
+
+/**
+ * What {@link make} accepts: a prompt, and whatever differs from the defaults.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Input {
+  readonly prompt: Prompt.RawInput
+  readonly tools?: ReadonlyArray<Tool.Any> | undefined
+  readonly toolChoice?: LanguageModel.ToolChoice<string> | undefined
+  readonly responseFormat?: ResponseFormat | undefined
+  readonly settings?: Settings | undefined
+  readonly deadline?: Duration.Input | undefined
+  readonly scope?: string | undefined
+  readonly mayWait?: boolean | undefined
+  readonly mayCache?: boolean | undefined
+}
+
+/**
+ * Creates a request.
+ *
+ * **Details**
+ *
+ * Defaults: no tools, free text, the provider's own settings, no deadline, no scope, may not wait, may be cached. A deadline
+ * of zero or less throws a `RangeError`; an infinite one means none.
+ *
+ * **Example** (Asking with a deadline)
+ *
+ * ```ts import.meta.vitest
+ * import { LlmRequest } from "@llm-resilience/core"
+ *
+ * const request = LlmRequest.make({ prompt: "What is a circuit breaker?", deadline: "20 seconds" })
+ *
+ * request.prompt.content.length // => 1
+ * request.mayWait // => false
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (input: Input): LlmRequest => {
+  const deadline = input.deadline === undefined ? undefined : Duration.fromInputUnsafe(input.deadline)
+  if (deadline !== undefined && !Duration.isPositive(deadline)) {
+    throw new RangeError(`LlmRequest.make: deadline must be longer than zero, got ${Duration.format(deadline)}`)
+  }
+  const maxOutputTokens = input.settings?.maxOutputTokens
+  if (maxOutputTokens !== undefined && (!Number.isInteger(maxOutputTokens) || maxOutputTokens < 1)) {
+    throw new RangeError(`LlmRequest.make: settings.maxOutputTokens must be an integer >= 1, got ${maxOutputTokens}`)
+  }
+  return {
+    prompt: Prompt.make(input.prompt),
+    tools: input.tools ?? [],
+    toolChoice: input.toolChoice ?? "auto",
+    responseFormat: input.responseFormat ?? { type: "text" },
+    settings: input.settings ?? {},
+    deadline: deadline !== undefined && Duration.isFinite(deadline) ? deadline : undefined,
+    scope: input.scope,
+    mayWait: input.mayWait ?? false,
+    mayCache: input.mayCache ?? true,
+    id: 0,
+    expiresAt: Infinity,
+    stepsLeft: 0,
+    lastResort: false
+  }
+}

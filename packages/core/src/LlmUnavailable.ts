@@ -1,0 +1,77 @@
+/**
+ * The graceful end: nobody could answer, and this is the whole story, with a word for the user and a time to come back.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Schema from "effect/Schema"
+import * as Attempt from "./Attempt.ts"
+import { stackless } from "./internal/stackless.ts"
+import * as Notice from "./Notice.ts"
+import * as ProviderError from "./ProviderError.ts"
+
+/**
+ * Error raised when no provider could answer.
+ *
+ * **Details**
+ *
+ * `attempts` lists every step in the order in which it was tried or skipped. `retryAfter` is the soonest time at which a
+ * step is expected back, when any step knows. `suggestion` is advice for the end user, `notice` the same as data.
+ *
+ * A policy that refuses a call before it reaches the provider (an open circuit, say) raises this error too, with the one
+ * `Skipped` attempt: a refusal of ours is never mistaken for an error of the provider.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class LlmUnavailable extends Schema.TaggedError<LlmUnavailable>("@llm-resilience/core/LlmUnavailable")(
+  "LlmUnavailable",
+  {
+    message: Schema.String,
+    suggestion: Schema.String,
+    retryAfter: Schema.optional(Schema.Duration),
+    attempts: Schema.Array(Attempt.Attempt),
+    notice: Notice.Notice
+  }
+) {}
+
+/**
+ * Creates the error from what was tried.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (
+  attempts: ReadonlyArray<Attempt.Attempt>,
+  options?: { readonly translate?: ((facts: Notice.Facts) => string) | undefined }
+): LlmUnavailable => {
+  const retryAfter = soonest(attempts)
+  const facts = { _tag: "Unavailable" as const, ...(retryAfter === undefined ? {} : { retryAfter }) }
+  const tooLong = attempts.some(
+    (attempt) => attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
+  )
+  return stackless(
+    () =>
+      new LlmUnavailable({
+        message: `No provider could answer (${attempts.map(Attempt.format).join("; ") || "none was asked"})`,
+        suggestion: tooLong
+          ? "Ask for less: the request is too long for the models that are available."
+          : retryAfter === undefined
+            ? "Try again later."
+            : `Try again in ${Notice.spoken(retryAfter)}.`,
+        ...(retryAfter === undefined ? {} : { retryAfter }),
+        attempts,
+        notice: { ...facts, message: (options?.translate ?? Notice.english)(facts) }
+      })
+  )
+}
+
+const soonest = (attempts: ReadonlyArray<Attempt.Attempt>): Duration.Duration | undefined => {
+  let result: Duration.Duration | undefined
+  for (const attempt of attempts) {
+    const wait =
+      attempt._tag === "Skipped" ? Attempt.skipRetryAfter(attempt.reason) : ProviderError.retryAfter(attempt.error)
+    if (wait !== undefined && (result === undefined || Duration.isLessThan(wait, result))) result = wait
+  }
+  return result
+}

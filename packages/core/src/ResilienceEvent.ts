@@ -1,0 +1,159 @@
+/**
+ * What happened while requests were served, as one stream of typed events.
+ *
+ * Logs, metrics, spans, status pages and tests read the same events. They cost nothing while nobody listens: a policy asks
+ * {@link Hub.active} before it builds one. A slow listener never slows a call: its queue is bounded and drops the oldest.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Queue from "effect/Queue"
+import * as Stream from "effect/Stream"
+import type * as Duration from "effect/Duration"
+import type { Attempt, SkipReason } from "./Attempt.ts"
+import type { Decision } from "./Decision.ts"
+import type { Served } from "./LlmResponse.ts"
+import type { LlmUnavailable } from "./LlmUnavailable.ts"
+import type { Notice } from "./Notice.ts"
+import type { ProviderError } from "./ProviderError.ts"
+
+interface OfRequest {
+  /** Ties the events of one request together; 0 when the call did not come through `LlmResilience`. */
+  readonly request: number
+}
+
+interface OfProvider {
+  readonly provider: string
+}
+
+/**
+ * Something that happened.
+ *
+ * **Details**
+ *
+ * - `RequestStarted`, `RequestAnswered`, `RequestFailed`, `RequestAbandoned`: the life of a request; exactly one of the last
+ *   three ends it. `RequestAbandoned` means that the caller left.
+ * - `AttemptStarted`, `AttemptSucceeded`, `AttemptFailed`: one step of the chain was called; the failure says what was decided.
+ * - `StepSkipped`: a step was passed over. `FellBack`: the chain turned from one step to the next.
+ * - `Retried`: the same provider is asked again after `delay`.
+ * - `Committed`: the first content of a stream is on its way to the caller.
+ * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
+ * - `DefectCaught`: the provider's own code died; `cause` is for its author.
+ * - `NoticeGiven`: the end user is told something.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ResilienceEvent =
+  | ({ readonly _tag: "RequestStarted"; readonly method: "generate" | "stream" } & OfRequest)
+  | ({ readonly _tag: "RequestAnswered"; readonly served: Served; readonly duration: Duration.Duration } & OfRequest)
+  | ({
+      readonly _tag: "RequestFailed"
+      readonly error: ProviderError | LlmUnavailable
+      readonly duration: Duration.Duration
+    } & OfRequest)
+  | ({ readonly _tag: "RequestAbandoned"; readonly duration: Duration.Duration } & OfRequest)
+  | ({ readonly _tag: "AttemptStarted"; readonly model: string } & OfRequest & OfProvider)
+  | ({ readonly _tag: "AttemptSucceeded"; readonly duration: Duration.Duration } & OfRequest & OfProvider)
+  | ({
+      readonly _tag: "AttemptFailed"
+      readonly attempt: Extract<Attempt, { readonly _tag: "Failed" }>
+      readonly decision: Decision
+    } & OfRequest &
+      OfProvider)
+  | ({ readonly _tag: "StepSkipped"; readonly reason: SkipReason } & OfRequest & OfProvider)
+  | ({ readonly _tag: "FellBack"; readonly from: string; readonly to: string } & OfRequest)
+  | ({
+      readonly _tag: "Retried"
+      readonly attempt: number
+      readonly delay: Duration.Duration
+      readonly error: ProviderError
+    } & OfRequest &
+      OfProvider)
+  | ({ readonly _tag: "Committed"; readonly after: Duration.Duration } & OfRequest & OfProvider)
+  | ({ readonly _tag: "NoticeGiven"; readonly notice: Notice } & OfRequest)
+  | ({
+      readonly _tag: "CircuitChanged"
+      readonly from: "Closed" | "Open" | "HalfOpen" | "Isolated"
+      readonly to: "Closed" | "Open" | "HalfOpen" | "Isolated"
+      readonly retryAfter?: Duration.Duration | undefined
+    } & OfProvider)
+  | ({ readonly _tag: "CooledDown"; readonly duration: Duration.Duration } & OfProvider)
+  | ({
+      readonly _tag: "Isolated"
+      readonly because: string
+      readonly duration?: Duration.Duration | undefined
+    } & OfProvider)
+  | ({ readonly _tag: "DefectCaught"; readonly cause: unknown } & OfProvider)
+
+/**
+ * Where policies publish and listeners subscribe.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Hub {
+  /** Whether anybody listens. Ask before building an event. */
+  readonly active: () => boolean
+  /** Hands an event to every listener, synchronously and without ever failing. */
+  readonly publish: (event: ResilienceEvent) => void
+  /** The events from the moment of subscription on. Each subscription holds at most `capacity` unread events. */
+  readonly stream: Stream.Stream<ResilienceEvent>
+  /** How many events were dropped because a listener was too slow. */
+  readonly dropped: () => number
+}
+
+/**
+ * Creates a hub.
+ *
+ * **Details**
+ *
+ * `capacity` is the number of unread events kept for each listener, 1024 by default; beyond it the oldest is dropped and counted.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeHub = (options?: { readonly capacity?: number | undefined }): Hub => {
+  const capacity = options?.capacity ?? 1024
+  if (!Number.isInteger(capacity) || capacity < 1) {
+    throw new RangeError(`ResilienceEvent.makeHub: capacity must be an integer >= 1, got ${capacity}`)
+  }
+  const listeners = new Set<Queue.Queue<ResilienceEvent>>()
+  let dropped = 0
+  return {
+    active: () => listeners.size > 0,
+    publish: (event) => {
+      for (const queue of listeners) {
+        if (Queue.sizeUnsafe(queue) >= capacity) dropped++
+        Queue.offerUnsafe(queue, event)
+      }
+    },
+    stream: Stream.unwrap(
+      Effect.map(
+        Effect.acquireRelease(
+          Effect.tap(Queue.sliding<ResilienceEvent>(capacity), (queue) => Effect.sync(() => listeners.add(queue))),
+          (queue) =>
+            Effect.andThen(
+              Effect.sync(() => listeners.delete(queue)),
+              Queue.shutdown(queue)
+            )
+        ),
+        Stream.fromQueue
+      )
+    ),
+    dropped: () => dropped
+  }
+}
+
+const silent: Hub = { active: () => false, publish: () => {}, stream: Stream.empty, dropped: () => 0 }
+
+/**
+ * The hub in force. Policies read it once, when they are built; without one, events go nowhere.
+ *
+ * @category references
+ * @since 0.1.0
+ */
+export const CurrentHub = Context.Reference<Hub>("@llm-resilience/core/ResilienceEvent/CurrentHub", {
+  defaultValue: () => silent
+})

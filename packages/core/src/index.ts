@@ -1,0 +1,24 @@
+/** What happened at one step of the fallback chain. */
+export * as Attempt from "./Attempt.ts"
+/** The circuit as a pure machine. */
+export * as Circuit from "./Circuit.ts"
+/** Stops calling a provider that keeps failing. */
+export * as CircuitBreaker from "./CircuitBreaker.ts"
+/** The table that says what an error means. */
+export * as Decision from "./Decision.ts"
+/** One question to a language model. */
+export * as LlmRequest from "./LlmRequest.ts"
+/** A complete answer and the parts of a streamed one. */
+export * as LlmResponse from "./LlmResponse.ts"
+/** The graceful error when nobody could answer. */
+export * as LlmUnavailable from "./LlmUnavailable.ts"
+/** The honest word to the end user. */
+export * as Notice from "./Notice.ts"
+/** One concern around one provider. */
+export * as Policy from "./Policy.ts"
+/** One upstream model. */
+export * as Provider from "./Provider.ts"
+/** What can go wrong at a provider. */
+export * as ProviderError from "./ProviderError.ts"
+/** What happened while requests were served. */
+export * as ResilienceEvent from "./ResilienceEvent.ts"
