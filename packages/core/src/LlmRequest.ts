@@ -137,3 +137,16 @@ export const make = (input: Input): LlmRequest => {
     lastResort: false
   }
 }
+
+/**
+ * Starts the clock of a request: returns it with `expiresAt` set from its deadline. `now` is in monotonic milliseconds. A request
+ * whose clock already runs, in a chain within a chain, keeps the earlier end.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const start = (self: LlmRequest, now: number): LlmRequest => {
+  if (self.deadline === undefined) return self
+  const expiresAt = now + Duration.toMillis(self.deadline)
+  return expiresAt < self.expiresAt ? { ...self, expiresAt, deadline: undefined } : { ...self, deadline: undefined }
+}

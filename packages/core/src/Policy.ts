@@ -184,7 +184,10 @@ export const observe =
                       if (firstContent === undefined && parts.some(LlmResponse.isContent))
                         firstContent = monotonic(clock)
                       options.progress?.(ticket, monotonic(clock))
-                      return Effect.succeed(parts)
+                      const finished = parts.at(-1)?.type === "finish"
+                      return finished
+                        ? Effect.as(settle({ _tag: "Succeeded", duration: duration() }), parts)
+                        : Effect.succeed(parts)
                     }
                   )
                 )
@@ -195,7 +198,8 @@ export const observe =
       )
   })
 
-const outcomeOf = (exit: Exit.Exit<unknown, Failure>, duration: number): Outcome =>
+/** Reads an exit as an {@link Outcome}. */
+export const outcomeOf = (exit: Exit.Exit<unknown, Failure>, duration: number): Outcome =>
   Exit.isSuccess(exit) ? { _tag: "Succeeded", duration } : outcomeOfCause(exit.cause, duration)
 
 const outcomeOfPull = (cause: Cause.Cause<Failure | Cause.Done>, duration: number): Outcome => {

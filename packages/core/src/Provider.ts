@@ -86,6 +86,8 @@ export interface Provider {
   readonly generate: (request: LlmRequest) => Effect.Effect<LlmResponse.LlmResponse, Failure>
   readonly stream: (request: LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, Failure>
   readonly status: Effect.Effect<ReadonlyArray<Status>>
+  /** Whether `request.expiresAt` is kept without help. {@link Timeouts} makes it so; a chain adds it where it is missing. */
+  readonly keepsDeadline: boolean
   /** The breakers inside, by the id of the provider they guard, so that an operator can isolate and reset. */
   readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
 }
@@ -163,6 +165,7 @@ export const make = (
     generate: whole,
     stream: stream ?? ((request) => Stream.unwrap(Effect.map(whole(request), replay))),
     status: Effect.succeed([{ provider: id, model }]),
+    keepsDeadline: false,
     circuits: new Map()
   }
 }
@@ -209,6 +212,8 @@ const withoutDefects = <E>(id: string, cause: Cause.Cause<E>): Cause.Cause<E | P
 }
 
 // A stream that stops without `finish` was cut, however politely the connection was closed; what comes after `finish` is noise.
+type PartsPull = Pull.Pull<Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>, ProviderError.ProviderError>
+
 const complete =
   (id: string, stream: Streaming): Streaming =>
   (request) =>
@@ -240,7 +245,7 @@ const complete =
             }
           )
           // Once it is finished, nobody waits for the connection to close.
-          return Effect.suspend((): typeof next | ReturnType<typeof Cause.done> => (finished ? Cause.done() : next))
+          return Effect.suspend((): PartsPull => (finished ? Cause.done() : next))
         })
     )
 

@@ -1,0 +1,120 @@
+/**
+ * Leaves a provider alone for as long as it asked, for all calls and not only for the one that was told.
+ *
+ * Errors whose {@link Decision} says `coolDown` (rate limits) rest the provider for its Retry-After, or for `rest` when it named none.
+ * Errors that say `isolate` (credentials, quota, an unknown model) rest it until the reset it named, or for `isolation`: only a person
+ * can cure them, but nobody should have to restart the application afterwards. Of two overlapping rests the longer one wins.
+ *
+ * The chain skips a resting step without calling it. When every step rests, the one that is back soonest may be asked anyway.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Ref from "effect/Ref"
+import type { SkipReason } from "./Attempt.ts"
+import * as Decision from "./Decision.ts"
+import { monotonic } from "./internal/monotonic.ts"
+import type { LlmRequest } from "./LlmRequest.ts"
+import * as LlmUnavailable from "./LlmUnavailable.ts"
+import * as Policy from "./Policy.ts"
+import * as ProviderError from "./ProviderError.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
+
+/**
+ * Options of cooling down.
+ *
+ * **Details**
+ *
+ * - `rest`: after a rate limit without Retry-After, 5 s by default. `maxRest`: the longest rest after one, 60 s by default.
+ * - `isolation`: after an error that isolates and names no reset, 5 minutes by default. `maxIsolation`: 24 hours by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly rest?: Duration.Input | undefined
+  readonly maxRest?: Duration.Input | undefined
+  readonly isolation?: Duration.Input | undefined
+  readonly maxIsolation?: Duration.Input | undefined
+}
+
+interface Rest {
+  readonly until: number
+  readonly isolatedBecause: string | undefined
+}
+
+const awake: Rest = { until: -Infinity, isolatedBecause: undefined }
+
+/**
+ * Creates the policy.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const policy = (options?: Options): Policy.Policy => {
+  const rest = Duration.toMillis(options?.rest ?? "5 seconds")
+  const maxRest = Duration.toMillis(options?.maxRest ?? "60 seconds")
+  const isolation = Duration.toMillis(options?.isolation ?? "5 minutes")
+  const maxIsolation = Duration.toMillis(options?.maxIsolation ?? "24 hours")
+  return (self) =>
+    Effect.gen(function* () {
+      const table = yield* Decision.CurrentTable
+      const hub = yield* ResilienceEvent.CurrentHub
+      const ref = Ref.makeUnsafe(awake)
+
+      const reasonNow = (now: number): SkipReason | undefined => {
+        const { until, isolatedBecause } = ref.ref.current
+        if (now >= until) return undefined
+        const retryAfter = Duration.millis(until - now)
+        return isolatedBecause === undefined
+          ? { _tag: "CoolingDown", retryAfter }
+          : { _tag: "Isolated", because: isolatedBecause, retryAfter }
+      }
+
+      const sendToRest = (error: ProviderError.ProviderError, now: number): void => {
+        const decision = Decision.of(table, error).rest
+        if (decision === "none") return
+        const asked = ProviderError.retryAfter(error)
+        const millis =
+          decision === "coolDown"
+            ? Math.min(maxRest, asked === undefined ? rest : Duration.toMillis(asked))
+            : Math.min(maxIsolation, asked === undefined ? isolation : Duration.toMillis(asked))
+        if (now + millis <= ref.ref.current.until) return
+        const isolatedBecause = decision === "isolate" ? ProviderError.kind(error) : undefined
+        ref.ref.current = { until: now + millis, isolatedBecause }
+        if (!hub.active()) return
+        const duration = Duration.millis(millis)
+        hub.publish(
+          isolatedBecause === undefined
+            ? { _tag: "CooledDown", provider: self.id, duration }
+            : { _tag: "Isolated", provider: self.id, because: isolatedBecause, duration }
+        )
+      }
+
+      return {
+        ...self,
+        ...Policy.observe<LlmRequest>({
+          admit: (request, now) => {
+            const reason = request.lastResort ? undefined : reasonNow(now)
+            return reason === undefined
+              ? Effect.succeed(request)
+              : Effect.fail(LlmUnavailable.make([{ _tag: "Skipped", provider: self.id, model: self.model, reason }]))
+          },
+          settle: (request, outcome, now) => {
+            // Any other success may have been under way before the provider asked for rest.
+            if (outcome._tag === "Succeeded" && request.lastResort) ref.ref.current = awake
+            if (outcome._tag === "Failed" && outcome.error._tag !== "LlmUnavailable") sendToRest(outcome.error, now)
+            return Effect.void
+          }
+        })(self),
+        availability: (request) =>
+          Clock.clockWith((clock) => {
+            const resting = ref.ref.current !== awake && !request.lastResort
+            const reason = resting ? reasonNow(monotonic(clock)) : undefined
+            return reason === undefined ? self.availability(request) : Effect.succeed(reason)
+          })
+      }
+    })
+}

@@ -1,0 +1,417 @@
+/**
+ * The whole composition as one service and one layer: provide it once, and LLM calls survive the failure of any provider.
+ *
+ * **Example** (The program that everybody writes first)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LlmResilience, LlmResponse, Provider, ProviderError } from "@llm-resilience/core"
+ *
+ * const primary = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "primary",
+ *   model: "large",
+ *   generate: () =>
+ *     Effect.fail(new ProviderError.APIError({ provider: "primary", reason: "Authentication", description: "401" }))
+ * }))
+ * const backup = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "backup",
+ *   model: "small",
+ *   generate: () => Effect.succeed({ content: LlmResponse.textContent("Hello!") })
+ * }))
+ * const resilient = LlmResilience.layer({ steps: [{ provider: primary }, { provider: backup }] })
+ *
+ * const program = Effect.gen(function*() {
+ *   const response = yield* LlmResilience.generate({ prompt: "Say hello" })
+ *   return `${response.text} (from ${response.served.provider})`
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, resilient)) // => "Hello! (from backup)"
+ * ```
+ *
+ * @since 0.1.0
+ */
+import * as Arr from "effect/Array"
+import * as Clock from "effect/Clock"
+import type * as Config from "effect/Config"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as CircuitBreaker from "./CircuitBreaker.ts"
+import * as Cooldown from "./Cooldown.ts"
+import * as Fallback from "./Fallback.ts"
+import { monotonic } from "./internal/monotonic.ts"
+import * as LlmRequest from "./LlmRequest.ts"
+import * as LlmResponse from "./LlmResponse.ts"
+import * as OutputGuard from "./OutputGuard.ts"
+import * as Policy from "./Policy.ts"
+import * as Provider from "./Provider.ts"
+import * as ResilienceConfig from "./ResilienceConfig.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
+import * as Retry from "./Retry.ts"
+import * as Timeouts from "./Timeouts.ts"
+
+/**
+ * The resilient language model of an application.
+ *
+ * **Details**
+ *
+ * - `generate` and `stream` fail with {@link LlmUnavailable} when nobody could answer, and with the provider's own error when it
+ *   would be the same everywhere (an invalid request) or comes after the first content of a stream.
+ * - `status` is one snapshot of all steps, `events` what happens from the moment of subscription on.
+ * - `circuits` are the breakers by the id of their step, for an operator who wants to isolate or reset one.
+ * - `provider` is the whole composition as a provider, to be wrapped or joined further.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LlmResilience {
+  readonly generate: (request: LlmRequest.LlmRequest) => Effect.Effect<LlmResponse.LlmResponse, Provider.Failure>
+  readonly stream: (request: LlmRequest.LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, Provider.Failure>
+  readonly status: Effect.Effect<ReadonlyArray<Provider.Status>>
+  readonly events: Stream.Stream<ResilienceEvent.ResilienceEvent>
+  readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
+  readonly provider: Provider.Provider
+}
+
+/**
+ * Service tag of {@link LlmResilience}.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const LlmResilience: Context.Service<LlmResilience, LlmResilience> = Context.Service(
+  "@llm-resilience/core/LlmResilience"
+)
+
+/**
+ * Asks for a whole answer.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const generate = (
+  input: LlmRequest.Input
+): Effect.Effect<LlmResponse.LlmResponse, Provider.Failure, LlmResilience> =>
+  Effect.flatMap(LlmResilience, (service) => service.generate(LlmRequest.make(input)))
+
+/**
+ * Asks for a streamed answer.
+ *
+ * **Details**
+ *
+ * The first part is `served` (by whom, with which notice), the last is `finish`.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const stream = (
+  input: LlmRequest.Input
+): Stream.Stream<LlmResponse.LlmStreamPart, Provider.Failure, LlmResilience> =>
+  Stream.unwrap(Effect.map(LlmResilience, (service) => service.stream(LlmRequest.make(input))))
+
+/**
+ * Returns how every step is doing.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const status: Effect.Effect<ReadonlyArray<Provider.Status>, never, LlmResilience> = Effect.flatMap(
+  LlmResilience,
+  (service) => service.status
+)
+
+/**
+ * What happens from the moment of subscription on.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const events: Stream.Stream<ResilienceEvent.ResilienceEvent, never, LlmResilience> = Stream.unwrap(
+  Effect.map(LlmResilience, (service) => service.events)
+)
+
+/**
+ * One step of the chain: the layer of its provider, its priority, and the policy around it.
+ *
+ * **Details**
+ *
+ * Steps are asked by rising `priority`; steps without one keep their place in the list (the first has priority 0, the next 1, …).
+ * `policy` is {@link standard} unless given.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Step<out E = never, out R = never> {
+  readonly provider: Layer.Layer<Provider.Provider, E, R>
+  readonly priority?: number | undefined
+  readonly policy?: Policy.Policy | undefined
+}
+
+/**
+ * Options that every chain has.
+ *
+ * **Details**
+ *
+ * - `policy`: what is put around each step that brings none, {@link standard} by default.
+ * - `deadline`: for requests that bring none; no deadline by default.
+ * - `fallback`: see `Fallback.Options`.
+ * - `eventCapacity`: unread events kept for each listener, 1024 by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly policy?: Policy.Policy | undefined
+  readonly deadline?: Duration.Input | undefined
+  readonly fallback?: Fallback.Options | undefined
+  readonly eventCapacity?: number | undefined
+}
+
+/**
+ * The policy around one provider that is right for most: retries, cooling down, a circuit breaker, timeouts, and a guard against
+ * empty answers, in this order from outside to inside.
+ *
+ * **Details**
+ *
+ * Each part takes its own options, or `"off"`.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const standard = (options?: {
+  readonly retry?: Retry.Options | "off" | undefined
+  readonly cooldown?: Cooldown.Options | "off" | undefined
+  readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
+  readonly timeouts?: Timeouts.Options | "off" | undefined
+  readonly outputGuard?: "off" | undefined
+}): Policy.Policy =>
+  Policy.all([
+    options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
+    options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
+    options?.circuitBreaker === "off" ? Policy.none : CircuitBreaker.policy(options?.circuitBreaker),
+    options?.timeouts === "off" ? Policy.none : Timeouts.policy(options?.timeouts),
+    options?.outputGuard === "off" ? Policy.none : OutputGuard.policy()
+  ])
+
+/**
+ * Creates the service from providers that are there already.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make: (
+  options: Options & {
+    readonly steps: Arr.NonEmptyReadonlyArray<{
+      readonly provider: Provider.Provider
+      readonly priority?: number | undefined
+      readonly policy?: Policy.Policy | undefined
+    }>
+  }
+) => Effect.Effect<LlmResilience, never, Scope.Scope> = Effect.fnUntraced(function* (options) {
+  const hub = ResilienceEvent.makeHub({ capacity: options.eventCapacity })
+  const standing = options.policy ?? standard()
+  const ordered = Arr.sortWith(
+    Arr.map(options.steps, (step, index) => ({ ...step, priority: priorityOf(step.priority, index) })),
+    (step) => step.priority,
+    (left, right) => (left < right ? -1 : left > right ? 1 : 0)
+  )
+  const chain = yield* Effect.forEach(ordered, (step) => (step.policy ?? standing)(step.provider)).pipe(
+    Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
+    Effect.provideService(ResilienceEvent.CurrentHub, hub)
+  )
+  return fromProvider(chain, hub, options.deadline)
+})
+
+const priorityOf = (priority: number | undefined, index: number): number => {
+  if (priority === undefined) return index
+  if (Number.isInteger(priority) && priority >= 0) return priority
+  throw new RangeError(`LlmResilience.make: steps[${index}].priority must be an integer >= 0, got ${priority}`)
+}
+
+const fromProvider = (
+  provider: Provider.Provider,
+  hub: ResilienceEvent.Hub,
+  deadline: Duration.Input | undefined
+): LlmResilience => {
+  const standing = deadline === undefined ? undefined : Duration.fromInputUnsafe(deadline)
+  let requests = 0
+  const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
+    ...request,
+    id: ++requests,
+    deadline: request.deadline ?? standing
+  })
+  const ended = (
+    request: number,
+    duration: Duration.Duration,
+    outcome: Policy.Outcome,
+    served?: LlmResponse.Served
+  ) => {
+    if (outcome._tag === "Abandoned") return hub.publish({ _tag: "RequestAbandoned", request, duration })
+    if (outcome._tag === "Failed")
+      return hub.publish({ _tag: "RequestFailed", request, duration, error: outcome.error })
+    if (served === undefined) return
+    if (served.notice !== undefined) hub.publish({ _tag: "NoticeGiven", request, notice: served.notice })
+    hub.publish({ _tag: "RequestAnswered", request, served, duration })
+  }
+  return {
+    generate: (asked) =>
+      Effect.suspend(() => {
+        const request = accept(asked)
+        if (!hub.active()) return provider.generate(request)
+        return Clock.clockWith((clock) => {
+          const start = monotonic(clock)
+          hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
+          return Effect.onExit(provider.generate(request), (exit) => {
+            const millis = monotonic(clock) - start
+            const served = exit._tag === "Success" ? exit.value.served : undefined
+            ended(request.id, Duration.millis(millis), Policy.outcomeOf(exit, millis), served)
+            return Effect.void
+          })
+        })
+      }),
+    stream: (asked) =>
+      Stream.suspend(() => {
+        const request = accept(asked)
+        if (!hub.active()) return provider.stream(request)
+        let served: LlmResponse.Served | undefined
+        let start = 0
+        const observed = Policy.observe<number>({
+          admit: ({ id }, now) => {
+            start = now
+            hub.publish({ _tag: "RequestStarted", request: id, method: "stream" })
+            return Effect.succeed(id)
+          },
+          settle: (id, outcome, now) => {
+            ended(id, Duration.millis(now - start), outcome, served)
+            return Effect.void
+          }
+        })({
+          ...provider,
+          stream: (request) =>
+            Stream.tap(provider.stream(request), (part) => {
+              if (part.type === "served") served = part.served
+              return Effect.void
+            })
+        })
+        return observed.stream(request)
+      }),
+    status: provider.status,
+    events: hub.stream,
+    circuits: provider.circuits,
+    provider
+  }
+}
+
+/**
+ * Layer that provides {@link LlmResilience} over the layers of its providers.
+ *
+ * **Details**
+ *
+ * The layer needs what the providers' layers need and fails as they fail. Whatever the policies hold lives as long as the layer.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown, unknown>>>(
+  options: Options & { readonly steps: Steps }
+): Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]>> =>
+  Layer.effect(
+    LlmResilience,
+    Effect.flatMap(
+      Effect.forEach(options.steps, (step) =>
+        Effect.map(Layer.build(step.provider), (context) => ({
+          ...step,
+          provider: Context.get(context, Provider.Provider)
+        }))
+      ),
+      (steps) => make({ ...options, steps })
+    )
+    // The steps are a tuple of unlike layers; their errors and needs are gathered in the type of `layer`.
+  ) as Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]>>
+
+type ErrorOf<S> = S extends Step<infer E, infer _R> ? E : never
+type ServicesOf<S> = S extends Step<infer _E, infer R> ? R : never
+
+/**
+ * Makes the provider of a step that is written in a configuration. Adapters bring one for each name.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Factory<R = never> = (
+  step: ResilienceConfig.Step & { readonly id: string }
+) => Effect.Effect<Provider.Provider, Config.ConfigError, R>
+
+/**
+ * Layer that provides {@link LlmResilience} from a configuration: the text of a YAML or JSON file, or the decoded value.
+ *
+ * **Details**
+ *
+ * `providers` says how to make the provider of each name that a step may use; `@llm-resilience/providers` exports a registry. Keys come
+ * through `Config`. Everything wrong with the configuration is reported at once in a `ConfigInvalid`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerConfig = <R>(options: {
+  readonly config: string | ResilienceConfig.ResilienceConfig
+  readonly providers: { readonly [name: string]: Factory<R> }
+}): Layer.Layer<LlmResilience, ResilienceConfig.ConfigInvalid, Exclude<R, Scope.Scope>> =>
+  Layer.effect(
+    LlmResilience,
+    Effect.gen(function* () {
+      const config = typeof options.config === "string" ? yield* ResilienceConfig.parse(options.config) : options.config
+      const ids = ResilienceConfig.stepIds(config)
+      const built = yield* Effect.forEach(config.fallbackChain, (step, index) =>
+        Effect.result(providerOf(options.providers, { ...step, id: ids[index] ?? step.provider }, index))
+      )
+      const issues = built.flatMap((result) => (result._tag === "Failure" ? [result.failure] : []))
+      if (issues.length > 0) return yield* new ResilienceConfig.ConfigInvalid({ issues })
+      const steps = Arr.map(config.fallbackChain, (step, index) => {
+        const result = built[index]
+        if (result?._tag !== "Success") throw new Error("unreachable: failures were reported above")
+        return { provider: result.success, priority: step.priority, policy: policyOf(config, step) }
+      })
+      return yield* make({ steps, deadline: config.deadline })
+    })
+  )
+
+const providerOf = <R>(
+  providers: { readonly [name: string]: Factory<R> },
+  step: ResilienceConfig.Step & { readonly id: string },
+  index: number
+): Effect.Effect<Provider.Provider, ResilienceConfig.Issue, R> => {
+  const factory = Object.hasOwn(providers, step.provider) ? providers[step.provider] : undefined
+  if (factory === undefined) {
+    const names = Object.keys(providers)
+    return Effect.fail({
+      path: `fallback_chain[${index}].provider`,
+      got: `"${step.provider}"`,
+      expected: `one of ${names.join(", ")}`,
+      suggestion: ResilienceConfig.closest(step.provider, names)
+    })
+  }
+  return Effect.mapError(factory(step), (error) => ({
+    path: `fallback_chain[${index}]`,
+    got: `no usable setting for ${step.provider} (${error.message})`,
+    expected: `the environment variable${step.apiKeyEnv === undefined ? "" : ` ${step.apiKeyEnv}`} to be set, or api_key_env to name another`
+  }))
+}
+
+const policyOf = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): Policy.Policy =>
+  standard({
+    timeouts: { attempt: step.timeout, idle: step.idleTimeout },
+    retry: { schedule: Retry.exponential(config.retry), maxRetryAfter: config.retry?.maxRetryAfter },
+    circuitBreaker: {
+      trip:
+        config.circuitBreaker?.failures === undefined
+          ? undefined
+          : CircuitBreaker.consecutive(config.circuitBreaker.failures),
+      openFor: config.circuitBreaker?.openFor,
+      probes: config.circuitBreaker?.probes
+    },
+    cooldown: config.cooldown
+  })

@@ -1,0 +1,179 @@
+/**
+ * Asks the same provider again when the {@link Decision} table says that this can help.
+ *
+ * **Rules**
+ *
+ * - Rows with `retry: "yes"` follow the schedule; a Retry-After is a floor for its delay.
+ * - `ifShort` (rate limits) waits only for a Retry-After that the provider named, that is at most `maxRetryAfter` (5 s), and that fits
+ *   the deadline. A longer one falls over now: another provider is faster than any wait.
+ * - `ifLast` (timeouts) retries only when no other step is left.
+ * - A delay that does not fit what is left of the deadline is not waited for: the error goes up at once, so that the chain can use
+ *   the time.
+ * - The provider's own `x-should-retry` wins over the table.
+ * - A stream is retried only before its first content. After it nothing is silently repeated.
+ * - When the attempts are used up, the last error goes up unchanged.
+ *
+ * This is the one owner of retries: adapters never repeat a request by themselves, so attempts cannot multiply. Full jitter follows
+ * the "Exponential Backoff And Jitter" article of the AWS Architecture Blog (2015).
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as Decision from "./Decision.ts"
+import { monotonic } from "./internal/monotonic.ts"
+import { open, opened } from "./internal/opening.ts"
+import type { LlmRequest } from "./LlmRequest.ts"
+import type * as Policy from "./Policy.ts"
+import type { Failure } from "./Provider.ts"
+import * as ProviderError from "./ProviderError.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
+
+/**
+ * Returns a schedule whose delays grow exponentially, never exceed `cap`, and are drawn evenly between zero and that bound.
+ *
+ * **Details**
+ *
+ * Defaults: `base` 500 ms, `factor` 2, `cap` 8 s, `retries` 2. The bound saturates at `cap` and never becomes infinite.
+ *
+ * @category schedules
+ * @since 0.1.0
+ */
+export const exponential = (options?: {
+  readonly base?: Duration.Input | undefined
+  readonly factor?: number | undefined
+  readonly cap?: Duration.Input | undefined
+  readonly retries?: number | undefined
+}): Schedule.Schedule<unknown> => {
+  const cap = Duration.toMillis(options?.cap ?? "8 seconds")
+  return Schedule.exponential(options?.base ?? "500 millis", options?.factor ?? 2).pipe(
+    Schedule.modifyDelay(({ duration }) =>
+      Effect.map(Random.next, (random) => Duration.millis(random * Math.min(cap, Duration.toMillis(duration))))
+    ),
+    Schedule.upTo({ times: retriesOf(options?.retries ?? 2) })
+  )
+}
+
+const retriesOf = (retries: number): number => {
+  if (!Number.isInteger(retries) || retries < 0) {
+    throw new RangeError(`Retry.exponential: retries must be an integer >= 0, got ${retries}`)
+  }
+  return retries
+}
+
+/**
+ * Options of retries.
+ *
+ * **Details**
+ *
+ * `schedule` gives the delays and the number of retries, {@link exponential} by default; it is started anew by the first failure of
+ * each call. `maxRetryAfter` is the longest Retry-After that is waited for, 5 s by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly schedule?: Schedule.Schedule<unknown, ProviderError.ProviderError> | undefined
+  readonly maxRetryAfter?: Duration.Input | undefined
+}
+
+/**
+ * Creates the policy.
+ *
+ * **Example** (Surviving one server error)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schedule } from "effect"
+ * import { LlmRequest, LlmResponse, Provider, ProviderError, Retry } from "@llm-resilience/core"
+ *
+ * let calls = 0
+ * const shaky = Provider.make({
+ *   id: "shaky",
+ *   model: "m",
+ *   generate: () =>
+ *     calls++ === 0
+ *       ? Effect.fail(new ProviderError.APIError({ provider: "shaky", reason: "ServerError", description: "500" }))
+ *       : Effect.succeed({ content: LlmResponse.textContent("Hello!") })
+ * })
+ *
+ * const program = Effect.scoped(
+ *   Effect.gen(function*() {
+ *     const steady = yield* Retry.policy({ schedule: Schedule.recurs(1) })(shaky)
+ *     return (yield* steady.generate(LlmRequest.make({ prompt: "Hi" }))).text
+ *   })
+ * )
+ *
+ * await Effect.runPromise(program) // => "Hello!"
+ * calls // => 2
+ * ```
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const policy = (options?: Options): Policy.Policy => {
+  const schedule = options?.schedule ?? exponential()
+  const maxRetryAfter = Duration.toMillis(options?.maxRetryAfter ?? "5 seconds")
+  return (self) =>
+    Effect.gen(function* () {
+      const table = yield* Decision.CurrentTable
+      const hub = yield* ResilienceEvent.CurrentHub
+
+      const retrying = <A>(request: LlmRequest, attempt: Effect.Effect<A, Failure>): Effect.Effect<A, Failure> =>
+        Effect.catch(attempt, (first) =>
+          Effect.gen(function* () {
+            if (!mayRetry(table, request, first, maxRetryAfter)) return yield* Effect.fail(first)
+            const next = yield* Schedule.toStep(schedule)
+            const clock = yield* Clock.Clock
+            let error: ProviderError.ProviderError = first
+            for (let retries = 1; ; retries++) {
+              const planned = yield* Effect.exit(next(clock.currentTimeMillisUnsafe(), error))
+              if (Exit.isFailure(planned)) return yield* Effect.fail(error)
+              const asked = ProviderError.retryAfter(error)
+              const delay = asked === undefined ? planned.value[1] : Duration.max(planned.value[1], asked)
+              if (monotonic(clock) + Duration.toMillis(delay) >= request.expiresAt) return yield* Effect.fail(error)
+              if (hub.active()) {
+                hub.publish({ _tag: "Retried", request: request.id, provider: self.id, attempt: retries, delay, error })
+              }
+              yield* Effect.sleep(delay)
+              const exit = yield* Effect.result(attempt)
+              if (exit._tag === "Success") return exit.success
+              if (!mayRetry(table, request, exit.failure, maxRetryAfter)) return yield* Effect.fail(exit.failure)
+              error = exit.failure
+            }
+          })
+        )
+
+      return {
+        ...self,
+        generate: (request) => retrying(request, self.generate(request)),
+        stream: (request) => opened((scope) => retrying(request, open(self.id, self.stream(request), scope)))
+      }
+    })
+}
+
+const mayRetry = (
+  table: Decision.Table,
+  request: LlmRequest,
+  error: Failure,
+  maxRetryAfter: number
+): error is ProviderError.ProviderError => {
+  if (error._tag === "LlmUnavailable") return false
+  const asked = ProviderError.retryAfter(error)
+  if (asked !== undefined && Duration.toMillis(asked) > maxRetryAfter) return false
+  const advice = error._tag === "Timeout" ? undefined : error.shouldRetry
+  if (advice !== undefined) return advice
+  switch (Decision.of(table, error).retry) {
+    case "yes":
+      return true
+    case "no":
+      return false
+    case "ifShort":
+      return asked !== undefined
+    case "ifLast":
+      return request.stepsLeft === 0
+  }
+}

@@ -1,0 +1,317 @@
+/**
+ * Says what an answer that is not an answer means: the one place where status, headers and body of a provider become a
+ * {@link ProviderError}.
+ *
+ * The status alone does not tell. A used-up quota comes as 429 (OpenAI), 400 (Anthropic), 402 or 403; a wrong key as 400 (xAI); a
+ * prompt that is too long as 400, 413 or 500; an overload as 429, 503 or 529; and any of them as an error inside a 200. So the
+ * codes and sentences of the body are looked at first, in the order of {@link rules}: the first rule that holds decides. What the
+ * body leaves open, the status decides.
+ *
+ * Everything here is pure, bounded and suspicious: bodies are cut before they are searched, descriptions are short and without
+ * what looks like a key, and a wait is never negative, infinite or longer than a month.
+ *
+ * **Example** (Telling a used-up quota from a rate limit)
+ *
+ * ```ts import.meta.vitest
+ * import { ProviderError } from "@llm-resilience/core"
+ * import { Classification } from "@llm-resilience/providers"
+ *
+ * const answer = { provider: "openai", status: 429, headers: {}, now: 0 }
+ * const limited = Classification.classify({ ...answer, body: "Rate limit reached. Please try again in 1.5s." })
+ * const broke = Classification.classify({ ...answer, body: JSON.stringify({ error: { code: "insufficient_quota" } }) })
+ *
+ * ProviderError.kind(limited) // => "RateLimited"
+ * ProviderError.kind(broke) // => "QuotaExhausted"
+ * ```
+ *
+ * @since 0.1.0
+ */
+import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
+import * as ProviderError from "@llm-resilience/core/ProviderError"
+import * as Duration from "effect/Duration"
+import * as Option from "effect/Option"
+import * as Delays from "./internal/delays.ts"
+import * as Facts from "./internal/facts.ts"
+
+/**
+ * An answer to be classified.
+ *
+ * **Details**
+ *
+ * `status` is that of the HTTP response, also when the error came inside a 200. `headers` have lower-case names. `body` is the body,
+ * or the data of the event that carried the error. `now` is in milliseconds since the epoch and places the dates that a provider
+ * sends. `elapsed` is how long the call took; it becomes the `after` of a `Timeout`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Input {
+  readonly provider: string
+  readonly status: number
+  readonly headers: { readonly [name: string]: string | undefined }
+  readonly body: string
+  readonly now: number
+  readonly elapsed?: Duration.Duration | undefined
+}
+
+/**
+ * What a rule decides for.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Verdict = ProviderError.Kind
+
+/**
+ * One row of the table of {@link rules}. It holds when each of its columns holds; an absent column always does.
+ *
+ * **Details**
+ *
+ * `statuses` looks at the status of the response or, inside a 200, at the one in the body, or at 0 when there is none. `codes` has to
+ * match one of the machine-readable names in the body, `text` its sentences (both in lower case). `unlessAdvised` rules the row out
+ * when the sentence says when to come back: whoever names a time describes a rate limit, not a bill.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Rule {
+  readonly verdict: Verdict
+  readonly statuses?: ((status: number) => boolean) | undefined
+  readonly codes?: RegExp | undefined
+  readonly text?: RegExp | undefined
+  readonly unlessAdvised?: true | undefined
+}
+
+const oneOf =
+  (...statuses: ReadonlyArray<number>) =>
+  (status: number): boolean =>
+    statuses.includes(status)
+
+// The statuses of a refusal for a reason, and 0 for an error inside a 200 that carries no number.
+const refused = oneOf(0, 400, 401, 403, 404, 413, 422, 451)
+
+/**
+ * The table that {@link classify} goes through from top to bottom. What no row knows is a `ServerError`.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const rules: ReadonlyArray<Rule> = [
+  // Money comes first: it hides behind every other status and code.
+  { verdict: "QuotaExhausted", statuses: oneOf(402) },
+  {
+    verdict: "QuotaExhausted",
+    codes: /insufficient_(?:user_)?(?:quota|balance|credits?|funds)|billing|spend(?:ing)?_limit|payment_required|credit_balance/
+  },
+  {
+    verdict: "QuotaExhausted",
+    statuses: (status) => refused(status) || status === 429,
+    codes: /^(?:quota_exceeded|quota_exhausted|usage_limit_reached|budget_exceeded)$/,
+    unlessAdvised: true
+  },
+  {
+    verdict: "QuotaExhausted",
+    statuses: (status) => refused(status) || status === 429,
+    text: /exceeded your current quota|credit balance is too low|(?:insufficient|not enough|out of|no) (?:account )?(?:credits?|balance|funds|quota)\b|(?:spend|spending|billing|budget|credit|key) (?:hard )?limit (?:has been )?(?:reached|exceeded)|reached your specified (?:api )?usage limits?|budget has been exceeded|payment required/,
+    unlessAdvised: true
+  },
+  { verdict: "QuotaExhausted", text: /you will regain access on \d/ },
+
+  // Who is asking, and whether they may.
+  { verdict: "PermissionDenied", statuses: oneOf(400, 401, 403), text: /insufficient permissions|missing scopes/ },
+  {
+    verdict: "PermissionDenied",
+    codes: /^organization_|^account_(?:on_hold|suspended|disabled|restricted)$|unsupported_country|^request_forbidden$/
+  },
+  {
+    verdict: "PermissionDenied",
+    statuses: oneOf(0, 400, 401, 403),
+    text: /(?:organization|account|project|workspace) (?:has been|is) (?:disabled|deactivated|suspended|restricted|on hold)/
+  },
+  {
+    verdict: "Authentication",
+    codes:
+      /^(?:invalid|incorrect|expired|revoked|missing)_(?:x_)?(?:api_key|authentication|credentials?|token)$|^api_key_(?:invalid|expired)$|^authentication_|^unauthenticated$|^unauthorized$|^account_deactivated$/
+  },
+  {
+    verdict: "Authentication",
+    statuses: oneOf(0, 400, 401, 403),
+    text: /(?:incorrect|invalid|missing|expired|revoked|no|wrong) (?:x-)?api[- ]key|api[- ]key (?:not valid|not found|has expired|expired|is (?:invalid|expired|missing))|no auth credentials|authentication fail/
+  },
+  { verdict: "Authentication", statuses: oneOf(401, 407) },
+
+  // What was asked, and of which model.
+  {
+    verdict: "ModelNotFound",
+    codes:
+      /^(?:model|deployment)_?(?:not_?found|not_available|not_supported|decommissioned|deprecated|does_not_exist)|^(?:unknown|invalid|no_such)_model$/
+  },
+  {
+    verdict: "ContextLengthExceeded",
+    codes: /context_(?:length|window|size)|^(?:prompt|input)_too_long$|max_prompt_tokens_exceeded/
+  },
+  {
+    verdict: "ContextLengthExceeded",
+    statuses: oneOf(0, 400, 413, 422, 500),
+    text: /context[- ](?:length|window|size|limit)|maximum (?:prompt|input|sequence) length|(?:prompt|input|request|conversation) (?:is |was )?too long|too many (?:input |prompt )?tokens|input (?:length|tokens?).{0,60} exceed|reduce the length of|exceeds? the (?:model.?s? )?(?:maximum|max)(?: number)?(?: of)?(?: allowed)? (?:input |prompt |context )tokens/
+  },
+  {
+    verdict: "ContentPolicy",
+    statuses: (status) => refused(status) || status === 200,
+    codes: /content_?(?:filter|policy|moderation)|policy_violation|responsibleaipolicy|^moderation|safety|prohibited_content/
+  },
+  {
+    verdict: "ContentPolicy",
+    statuses: oneOf(0, 400, 403, 422, 451),
+    text: /content (?:management |filtering |moderation )?policy|content[- ]filter|(?:usage|acceptable use) polic(?:y|ies)|safety (?:system|filter|guideline)|(?:was|were|been) flagged|blocked by .{0,40}(?:policy|safety|moderation|filter)/
+  },
+  {
+    verdict: "ModelNotFound",
+    statuses: refused,
+    text: /model:? \S{1,120} (?:does not exist|is not (?:found|available)|was not found|not found|not exist|has been (?:deprecated|decommissioned|retired))|(?:unknown|no such|invalid) model\b|not a valid model/
+  },
+
+  // Too much at once, or too slow: ours, theirs, or somebody's in between.
+  { verdict: "Overloaded", codes: /overload|capacity|server_busy|^service_unavailable|provider_unavailable/ },
+  { verdict: "Overloaded", statuses: oneOf(0, 429, 500, 503), text: /\boverloaded\b|\bat capacity\b|over capacity/ },
+  { verdict: "RateLimited", statuses: oneOf(429) },
+  {
+    verdict: "RateLimited",
+    codes: /rate_?limit|too_many_requests|throttl|^resource_exhausted$|ramp_limit|concurrency_limit/
+  },
+  { verdict: "RateLimited", statuses: oneOf(0), text: /rate[- ]limit|too many requests|quota exceeded/ },
+  { verdict: "Timeout", statuses: oneOf(408, 504, 522, 524) },
+  {
+    verdict: "Timeout",
+    statuses: (status) => status === 0 || status >= 500,
+    codes: /^(?:request_|gateway_|upstream_|read_)?time(?:d_?)?_?out(?:_error)?$|^deadline_exceeded$/
+  },
+  // A 503 that calls itself an internal error is one; any other says "not now". 498 is Groq's, 529 Anthropic's.
+  { verdict: "ServerError", statuses: oneOf(503), codes: /^(?:api|server|internal|internal_server)_error$/ },
+  { verdict: "Overloaded", statuses: oneOf(498, 503, 529) },
+  // 424 is what a platform says when the model behind it failed.
+  { verdict: "ServerError", statuses: (status) => status >= 500 || status === 424 },
+
+  // The rest of the refusals, by status and, inside a 200, by code.
+  { verdict: "ModelNotFound", statuses: oneOf(404, 405, 410) },
+  { verdict: "ModelNotFound", statuses: oneOf(0), codes: /^not_found/ },
+  { verdict: "PermissionDenied", statuses: oneOf(403, 451) },
+  { verdict: "PermissionDenied", statuses: oneOf(0), codes: /permission|forbidden|access_denied/ },
+  { verdict: "InvalidRequest", statuses: (status) => status >= 400 },
+  { verdict: "InvalidRequest", statuses: oneOf(0), codes: /invalid_request|invalid_argument|bad_?request|too_large|unprocessable/ },
+  // No provider redirects a completion: a login page or a moved gateway does.
+  { verdict: "InvalidResponse", statuses: (status) => status >= 300 }
+]
+
+/**
+ * Says what an unsuccessful answer, or an error inside a successful one, means.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const classify = (input: Input): ProviderError.ProviderError => {
+  const facts = Facts.of(input.body)
+  const advised = Delays.fromText(facts.text, input.now)
+  const status = input.status < 300 ? (facts.status ?? 0) : input.status
+  const verdict = rules.find((rule) => holds(rule, status, facts, advised !== undefined))?.verdict ?? "ServerError"
+  const limits = Delays.limits(input.headers, input.now)
+  const retryAfter =
+    Delays.fromHeaders(input.headers, input.now) ??
+    (facts.retryDelay === undefined ? undefined : Delays.parseDuration(facts.retryDelay)) ??
+    advised ??
+    (verdict === "RateLimited" ? Delays.untilReset(limits) : undefined)
+  const requestId = identifier(requestIdOf(input.headers) ?? facts.requestId)
+  const shouldRetry = shouldRetryOf(input.headers, verdict, facts)
+  const common = {
+    provider: input.provider,
+    description: describe(facts.message ?? `The provider answered with status ${input.status}`),
+    ...(requestId === undefined ? undefined : { requestId }),
+    ...(shouldRetry === undefined ? undefined : { shouldRetry })
+  }
+  switch (verdict) {
+    case "Timeout":
+      return new ProviderError.Timeout({
+        provider: input.provider,
+        kind: status === 522 ? "connect" : "attempt",
+        after: input.elapsed ?? Duration.zero
+      })
+    case "RateLimited": {
+      const limit = limitOf(facts)
+      return new ProviderError.RateLimited({
+        ...common,
+        retryAfter: Option.fromUndefinedOr(retryAfter),
+        ...(limit === undefined ? undefined : { limit })
+      })
+    }
+    default:
+      return new ProviderError.APIError({
+        ...common,
+        reason: verdict,
+        status: status === 0 ? input.status : status,
+        ...(retryAfter === undefined ? undefined : { retryAfter })
+      })
+  }
+}
+
+const holds = (rule: Rule, status: number, facts: Facts.Facts, advised: boolean): boolean =>
+  (rule.statuses === undefined || rule.statuses(status)) &&
+  (rule.codes === undefined || facts.codes.some((code) => rule.codes?.test(code))) &&
+  (rule.text === undefined || rule.text.test(facts.text)) &&
+  !(rule.unlessAdvised === true && advised)
+
+const shouldRetryOf = (headers: Input["headers"], verdict: Verdict, facts: Facts.Facts): boolean | undefined => {
+  const header = headers["x-should-retry"]
+  if (header === "true") return true
+  // OpenAI's 429 for one request that is above the whole limit: no wait on this account cures it.
+  if (header === "false" || (verdict === "RateLimited" && facts.text.includes("request too large"))) return false
+  return undefined
+}
+
+const limitOf = (facts: Facts.Facts): ProviderError.RateLimited["limit"] => {
+  if (/concurren|simultaneous/.test(facts.text)) return "concurrency"
+  if (facts.codes.includes("tokens") || /tokens? (?:per|rate)|\btp[md]\b|token rate limit/.test(facts.text)) return "tokens"
+  if (facts.codes.includes("requests") || /requests? (?:per|rate)|\brp[md]\b|call rate limit/.test(facts.text)) return "requests"
+  return undefined
+}
+
+const requestIdOf = (headers: Input["headers"]): string | undefined =>
+  headers["x-request-id"] ?? headers["request-id"] ?? headers["apim-request-id"]
+
+const identifier = (value: string | undefined): string | undefined =>
+  value === undefined || value === "" ? undefined : describe(value).slice(0, 128)
+
+/**
+ * Reads the id that a provider's support desk asks for (`x-request-id`, `request-id`, `apim-request-id`).
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const requestId = (headers: Input["headers"]): string | undefined => identifier(requestIdOf(headers))
+
+/**
+ * Reads the limits that a provider reports with an answer (`x-ratelimit-*`, `anthropic-ratelimit-*`).
+ *
+ * **Details**
+ *
+ * A reset may be a duration (`6m0s`, `120ms`), a number of seconds, or a point in time, which `now` places.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const limits = (headers: Input["headers"], now: number): LlmResponse.Limits | undefined =>
+  Delays.limits(headers, now)
+
+/**
+ * Makes a text from a provider fit for an error: on one line, at most 300 characters, without what looks like a key.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const describe = (text: string): string => {
+  const line = text.slice(0, 2000).replace(unprintable, " ").replace(/\s+/g, " ").trim().replace(keyLike, "<redacted>")
+  return line.length <= maxDescription ? line : `${line.slice(0, maxDescription - 1)}…`
+}
+
+const maxDescription = 300
+const unprintable = /[\p{Cc}\p{Cf}]+/gu
+const keyLike = /\b(?:sk|pk|rk|gsk|xai|key|nvapi|hf|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_-]{15,}|\b[Bb]earer [A-Za-z0-9._~+/-]{8,}=*/g

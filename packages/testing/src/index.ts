@@ -1,0 +1,18 @@
+/**
+ * What an upstream answers when nothing is wrong.
+ *
+ * @since 0.1.0
+ */
+export * as Answer from "./Answer.ts"
+/**
+ * The ways in which an upstream fails.
+ *
+ * @since 0.1.0
+ */
+export * as Fault from "./Fault.ts"
+/**
+ * A real HTTP server that speaks the protocols of OpenAI and Anthropic and misbehaves on command.
+ *
+ * @since 0.1.0
+ */
+export * as Upstream from "./Upstream.ts"

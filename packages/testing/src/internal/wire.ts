@@ -1,0 +1,99 @@
+import type * as Result from "effect/Result"
+import type * as Schema from "effect/Schema"
+import type { Question, Reply, Usage } from "../Answer.ts"
+
+/** One protocol: how it asks, answers, streams and complains. */
+export interface Wire {
+  readonly protocol: Question["protocol"]
+  readonly decode: (body: unknown, header: (name: string) => string | undefined) => Result.Result<Asked, string>
+  readonly whole: (exchange: Exchange) => Schema.Json
+  readonly frames: (exchange: Exchange) => ReadonlyArray<Frame>
+  readonly headers: (serial: number, nowMillis: number) => { readonly [name: string]: string }
+  readonly error: (status: number, description: string | undefined, serial: number) => Schema.Json
+  readonly errorFrame: (body: Schema.Json) => string
+  readonly overloaded: number
+  readonly malformed: string
+}
+
+/** A question without its place in the order of requests, and whether a stream ends with its usage. */
+export interface Asked {
+  readonly question: Omit<Question, "index">
+  readonly usageInStream: boolean
+}
+
+/** Everything that an answer on the wire is made of. `finish` is absent when the server shall forget it. */
+export interface Exchange {
+  readonly asked: Asked
+  readonly serial: number
+  readonly nowMillis: number
+  readonly model: string
+  readonly reasoning: ReadonlyArray<string>
+  readonly text: ReadonlyArray<string>
+  readonly refusal: ReadonlyArray<string>
+  readonly toolCalls: ReadonlyArray<{ readonly id: string; readonly name: string; readonly params: string }>
+  readonly finish: string | undefined
+  readonly usage: Usage
+}
+
+/**
+ * One event of a stream. Faults strike after a number of `part`s; `preamble` is what comes before any content, `block` opens or
+ * closes what parts belong to.
+ */
+export interface Frame {
+  readonly kind: "preamble" | "block" | "part" | "finish" | "usage" | "terminator"
+  readonly text: string
+}
+
+/** Translates a reply to the exchange of one request. */
+export const exchange = (options: {
+  readonly asked: Asked
+  readonly reply: string | Reply
+  readonly serial: number
+  readonly nowMillis: number
+  readonly withoutFinish: boolean
+}): Exchange => {
+  const { asked, serial, nowMillis } = options
+  const reply: Reply = typeof options.reply === "string" ? { text: options.reply } : options.reply
+  const prefix = asked.question.protocol === "openai" ? "call_" : "toolu_"
+  const toolCalls = (reply.toolCalls ?? []).map((call, index) => ({
+    id: call.id ?? `${prefix}${padded(serial * 100 + index)}`,
+    name: call.name,
+    params: typeof call.params === "string" ? call.params : JSON.stringify(call.params)
+  }))
+  const reasoning = tokens(reply.reasoning ?? "")
+  const text = tokens(reply.text ?? "")
+  const refusal = tokens(reply.refusal ?? "")
+  const outputTokens = toolCalls.reduce(
+    (count, call) => count + pieces(call.params).length,
+    reasoning.length + text.length + refusal.length
+  )
+  const inputTokens = asked.question.messages.reduce(
+    (count, message) => count + tokens(message.text).length,
+    tokens(asked.question.system).length
+  )
+  return {
+    asked,
+    serial,
+    nowMillis,
+    model: reply.model ?? asked.question.model,
+    reasoning,
+    text,
+    refusal,
+    toolCalls,
+    finish: options.withoutFinish ? undefined : (reply.finish ?? (toolCalls.length > 0 ? "tool-calls" : "stop")),
+    usage: reply.usage ?? { inputTokens, outputTokens }
+  }
+}
+
+/** One token a word, with the space before it, so that the tokens joined are the text again. */
+export const tokens = (text: string): ReadonlyArray<string> => text.match(/\s*\S+|\s+/gu) ?? []
+
+/** The pieces in which the parameters of a tool call are streamed: never within a character. */
+export const pieces = (params: string): ReadonlyArray<string> => params.match(/[^]{1,8}/gu) ?? []
+
+/** A number in the shape of the opaque ids that providers give out. */
+export const padded = (serial: number): string => String(serial).padStart(24, "0")
+
+/** Counts the parts of a stream. */
+export const countParts = (frames: ReadonlyArray<Frame>): number =>
+  frames.reduce((count, frame) => (frame.kind === "part" ? count + 1 : count), 0)
