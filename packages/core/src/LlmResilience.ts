@@ -396,7 +396,7 @@ const providerOf = <R>(
   }
   return Effect.mapError(factory(step), (error) => ({
     path: `fallback_chain[${index}]`,
-    got: `no usable setting for ${step.provider} (${error.message})`,
+    got: `no usable setting for ${step.provider} (${error.message.replace(/\s+/g, " ")})`,
     expected: `the environment variable${step.apiKeyEnv === undefined ? "" : ` ${step.apiKeyEnv}`} to be set, or api_key_env to name another`
   }))
 }

@@ -329,7 +329,7 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
     if (seen.has(where)) return []
     seen.add(where)
     const key = String(keys.findLast((key) => typeof key === "string") ?? "")
-    const section = sections[keys.length > 1 ? String(keys[0]) : ""] ?? {}
+    const section = sections[keys.filter((key) => typeof key === "string").length > 1 ? String(keys[0]) : ""] ?? {}
     if (message === "UnexpectedKey") {
       const suggestion = closest(key, Object.keys(section))
       return [

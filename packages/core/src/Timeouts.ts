@@ -14,9 +14,9 @@
  *
  * **Endings**
  *
- * `cooperative` (default) interrupts the call and waits for its cleanup, so nothing of it is left when the error arrives; an answer
- * that comes during cleanup still counts. `hard` returns on time and lets the loser clean up behind your back: choose it for
- * providers whose cancellation is slow.
+ * `cooperative` (default) interrupts the call and waits for its cleanup, so nothing of it is left when the error arrives.
+ * `hard` returns on time and lets the loser clean up behind your back: choose it for
+ * providers whose cancellation is slow. Either way an answer that comes too late is discarded: interruption is final in Effect.
  *
  * A timeout of zero, less than zero or infinity disables that clock.
  *

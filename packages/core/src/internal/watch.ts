@@ -68,7 +68,7 @@ export const watch = <A, E, E2>(
           if (limit !== Infinity && (timer === undefined || limit < timer.wakesAt)) arm(limit)
           worker.addObserver((exit) => {
             waiting = undefined
-            resume(late && Exit.isFailure(exit) ? timedOut() : exit)
+            resume(late ? timedOut() : exit)
           })
           return Effect.suspend(() => {
             waiting = undefined

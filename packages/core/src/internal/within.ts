@@ -7,8 +7,7 @@ import type * as Fiber from "effect/Fiber"
 /**
  * Runs an effect and ends it with `onTimeout` when `millis` have passed.
  *
- * `cooperative` interrupts the loser and waits until it has cleaned up; an answer that it still gives counts. `hard` returns on time
- * and leaves the loser to clean up on its own: with `Effect.timeout` a provider whose cleanup takes three seconds would keep the
+ * `cooperative` interrupts the loser and waits until it has cleaned up. `hard` returns on time and leaves the loser to clean up on its own: with `Effect.timeout` a provider whose cleanup takes three seconds would keep the
  * caller three seconds too long. An effect that completes at once never starts a timer.
  */
 export const within = <A, E, E2>(
@@ -27,7 +26,7 @@ export const within = <A, E, E2>(
       let late = false
       worker.addObserver((exit) => {
         timer.interruptUnsafe()
-        resume(late && Exit.isFailure(exit) ? onTimeout() : exit)
+        resume(late ? onTimeout() : exit)
       })
       const timer = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
       timer.addObserver((exit) => {

@@ -1,0 +1,353 @@
+import { assert, describe, it } from "@effect/vitest"
+import {
+  LlmRequest,
+  LlmResilience,
+  LlmResponse,
+  Notice,
+  Policy,
+  Provider,
+  type ResilienceConfig,
+  type ResilienceEvent
+} from "@llm-resilience/core"
+import { ScriptedProvider } from "@llm-resilience/testing"
+import { Config, ConfigProvider, Duration, Effect, Exit, Fiber, Layer, Redacted, Stream } from "effect"
+import { TestClock } from "effect/testing"
+
+const step = (id: string, ...script: ReadonlyArray<ScriptedProvider.Step>) =>
+  ScriptedProvider.layer({ id, script: script.length === 0 ? [ScriptedProvider.answer(`from ${id}`)] : script })
+
+const request = LlmRequest.make({ prompt: "Hi" })
+
+/** Collects the events of an effect. */
+const listening = Effect.fnUntraced(function* <A, E>(
+  resilience: LlmResilience.LlmResilience,
+  effect: Effect.Effect<A, E>
+) {
+  const events: Array<ResilienceEvent.ResilienceEvent> = []
+  const listener = yield* Effect.forkChild(
+    Stream.runForEach(resilience.events, (event) => Effect.sync(() => events.push(event))),
+    { startImmediately: true }
+  )
+  yield* Effect.yieldNow
+  yield* Effect.exit(effect)
+  yield* Effect.yieldNow
+  yield* Effect.yieldNow
+  yield* Fiber.interrupt(listener)
+  return events
+})
+
+describe("LlmResilience", () => {
+  it.effect("answers although the primary is down", () =>
+    Effect.gen(function* () {
+      const response = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(response.text, "from backup")
+      assert.strictEqual(response.served.provider, "backup")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary", ScriptedProvider.fail("Authentication")) }, { provider: step("backup") }]
+        })
+      )
+    )
+  )
+
+  it.effect("streams although the primary is down", () =>
+    Effect.gen(function* () {
+      const parts = yield* Stream.runCollect(LlmResilience.stream({ prompt: "Hi" }))
+
+      assert.strictEqual(parts[0]?.type === "served" ? parts[0].served.provider : undefined, "backup")
+      assert.strictEqual(
+        LlmResponse.make({ content: LlmResponse.collect(parts), served: servedBy("backup") }).text,
+        "from backup"
+      )
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary", ScriptedProvider.fail("Authentication")) }, { provider: step("backup") }]
+        })
+      )
+    )
+  )
+
+  it.effect("asks steps by rising priority, and those without one in the order of the list", () =>
+    Effect.gen(function* () {
+      const response = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(response.text, "from a")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [
+            { provider: step("c"), priority: 3 },
+            { provider: step("b"), priority: 2 },
+            { provider: step("a"), priority: 1 }
+          ]
+        })
+      )
+    )
+  )
+
+  it.effect("gives requests without a deadline the standing one", () =>
+    Effect.gen(function* () {
+      const fiber = yield* Effect.forkChild(Effect.flip(LlmResilience.generate({ prompt: "Hi" })))
+      yield* TestClock.adjust("5 seconds")
+
+      assert.strictEqual((yield* Fiber.join(fiber))._tag, "LlmUnavailable")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({ steps: [{ provider: step("a", ScriptedProvider.hang) }], deadline: "5 seconds" })
+      )
+    )
+  )
+
+  it.effect("lets a step bring its own policy", () =>
+    Effect.gen(function* () {
+      const shouted = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(shouted.text, "FROM A")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [
+            {
+              provider: step("a"),
+              policy: Policy.all([
+                Policy.make((self) => ({
+                  generate: (request) =>
+                    Effect.map(self.generate(request), (response) =>
+                      LlmResponse.make({
+                        content: LlmResponse.textContent(response.text.toUpperCase()),
+                        served: response.served
+                      })
+                    )
+                })),
+                LlmResilience.standard()
+              ])
+            }
+          ]
+        })
+      )
+    )
+  )
+
+  it.effect("shows how every step is doing, and lets an operator isolate and reset one", () =>
+    Effect.gen(function* () {
+      const resilience = yield* LlmResilience.LlmResilience
+      yield* resilience.circuits.get("a")?.isolate("incident 42") ?? Effect.die("no circuit")
+
+      assert.deepStrictEqual(yield* LlmResilience.status, [
+        {
+          provider: "a",
+          model: "scripted-1",
+          circuit: { _tag: "Isolated", because: "incident 42", retryAfter: Duration.infinity },
+          unavailable: { _tag: "Isolated", because: "incident 42" }
+        },
+        { provider: "b", model: "scripted-1", circuit: { _tag: "Closed", failures: 0 } }
+      ])
+      assert.strictEqual((yield* resilience.generate(request)).text, "from b")
+
+      yield* resilience.circuits.get("a")?.reset ?? Effect.die("no circuit")
+      assert.strictEqual((yield* resilience.generate(request)).text, "from a")
+    }).pipe(Effect.provide(LlmResilience.layer({ steps: [{ provider: step("a") }, { provider: step("b") }] })))
+  )
+
+  it.effect("translates what the user is told", () =>
+    Effect.gen(function* () {
+      const response = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(response.served.notice?.message, "Antwort von backup")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary", ScriptedProvider.fail("Authentication")) }, { provider: step("backup") }]
+        }).pipe(
+          Layer.provide(
+            Layer.succeed(Notice.Translate, (facts) =>
+              facts._tag === "BackupService" ? `Antwort von ${facts.provider}` : Notice.english(facts)
+            )
+          )
+        )
+      )
+    )
+  )
+
+  describe("events", () => {
+    const make = (...script: ReadonlyArray<ScriptedProvider.Step>) =>
+      Effect.gen(function* () {
+        const [a, b] = yield* Effect.all([
+          ScriptedProvider.make({ id: "a", script }),
+          ScriptedProvider.make({ id: "b", script: [ScriptedProvider.answer("b")] })
+        ])
+        return yield* LlmResilience.make({ steps: [{ provider: a }, { provider: b }] })
+      })
+
+    it.effect("tell the story of an answer from a backup, under the number of its request", () =>
+      Effect.gen(function* () {
+        const resilience = yield* make(ScriptedProvider.fail("QuotaExhausted"))
+        const events = yield* listening(resilience, resilience.generate(request))
+
+        assert.deepStrictEqual(
+          events.map((event) => event._tag),
+          [
+            "RequestStarted",
+            "AttemptStarted",
+            "Isolated",
+            "AttemptFailed",
+            "FellBack",
+            "AttemptStarted",
+            "AttemptSucceeded",
+            "NoticeGiven",
+            "RequestAnswered"
+          ]
+        )
+        assert.isTrue(events.every((event) => !("request" in event) || event.request === 1))
+      })
+    )
+
+    it.effect("tell the story of a stream, with its commit", () =>
+      Effect.gen(function* () {
+        const resilience = yield* make(ScriptedProvider.tokens("one two"))
+        const events = yield* listening(resilience, Stream.runDrain(resilience.stream(request)))
+
+        assert.deepStrictEqual(
+          events.map((event) => event._tag),
+          ["RequestStarted", "AttemptStarted", "AttemptSucceeded", "Committed", "RequestAnswered"]
+        )
+      })
+    )
+
+    it.effect("end a request exactly once, also when the caller leaves", () =>
+      Effect.gen(function* () {
+        const resilience = yield* make(ScriptedProvider.hang)
+        for (const call of [resilience.generate(request), Stream.runDrain(resilience.stream(request))]) {
+          const events = yield* listening(
+            resilience,
+            Effect.gen(function* () {
+              const fiber = yield* Effect.forkChild(call, { startImmediately: true })
+              yield* Fiber.interrupt(fiber)
+            })
+          )
+
+          assert.deepStrictEqual(
+            events.map((event) => event._tag).filter((tag) => tag.startsWith("Request")),
+            ["RequestStarted", "RequestAbandoned"]
+          )
+        }
+      })
+    )
+
+    it.effect("never slow a call down: a listener that does not read loses the oldest", () =>
+      Effect.gen(function* () {
+        const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("a")] })
+        const resilience = yield* LlmResilience.make({ steps: [{ provider: a }], eventCapacity: 4 })
+        const reader = yield* Effect.forkChild(
+          Stream.runForEach(resilience.events, () => Effect.never),
+          { startImmediately: true }
+        )
+        yield* Effect.yieldNow
+        for (let calls = 0; calls < 1000; calls++) yield* resilience.generate(request)
+        yield* Fiber.interrupt(reader)
+
+        assert.strictEqual(yield* a.count, 1000)
+      })
+    )
+  })
+
+  describe("layerConfig", () => {
+    const providers = {
+      up: (settings: ResilienceConfig.Step & { readonly id: string }) =>
+        Effect.succeed(
+          Provider.make({
+            id: settings.id,
+            model: settings.model,
+            generate: () => Effect.succeed({ content: LlmResponse.textContent(`${settings.model} answers`) })
+          })
+        ),
+      keyed: (settings: ResilienceConfig.Step & { readonly id: string }) =>
+        Effect.map(Config.Redacted(settings.apiKeyEnv ?? "KEYED_API_KEY"), (key) =>
+          Provider.make({
+            id: settings.id,
+            model: settings.model,
+            generate: () => Effect.succeed({ content: LlmResponse.textContent(`key of ${Redacted.value(key).length}`) })
+          })
+        )
+    }
+    const build = (config: string, env: Record<string, string> = {}) =>
+      Effect.exit(
+        Effect.provide(
+          Effect.map(LlmResilience.generate({ prompt: "Hi" }), (response) => response.text),
+          LlmResilience.layerConfig({ config, providers }).pipe(
+            Layer.provide(ConfigProvider.layer(ConfigProvider.fromUnknown(env)))
+          )
+        )
+      )
+
+    it.effect("builds the chain of a YAML file", () =>
+      Effect.gen(function* () {
+        const exit = yield* build(`
+fallback_chain:
+  - { provider: up, model: second, priority: 2, timeout: 10s }
+  - { provider: up, model: first, priority: 1, timeout: 30s }
+`)
+
+        assert.deepStrictEqual(exit, Exit.succeed("first answers"))
+      })
+    )
+
+    it.effect("takes keys from the configuration provider", () =>
+      Effect.gen(function* () {
+        const config = "fallback_chain: [{ provider: keyed, model: m, api_key_env: MY_KEY }]"
+
+        assert.deepStrictEqual(yield* build(config, { MY_KEY: "12345" }), Exit.succeed("key of 5"))
+      })
+    )
+
+    it.effect("reports every unknown provider and missing key at once, with a suggestion", () =>
+      Effect.gen(function* () {
+        const exit = yield* build(`
+fallback_chain:
+  - { provider: upp, model: m }
+  - { provider: keyed, model: m }
+`)
+        const error = Exit.findErrorOption(exit)
+        const lines =
+          error._tag === "Some" && error.value._tag === "ConfigInvalid" ? error.value.message.split("\n") : []
+
+        assert.strictEqual(
+          lines[1]?.trim(),
+          'fallback_chain[0].provider: got "upp", expected one of up, keyed (did you mean "up"?)'
+        )
+        assert.include(lines[2], "fallback_chain[1]: got no usable setting for keyed")
+        assert.include(lines[2], "KEYED_API_KEY")
+      })
+    )
+  })
+
+  it.effect(
+    "gives concurrent calls to a dead primary to the backup, and the dead one sees no more than its breaker lets through",
+    () =>
+      Effect.gen(function* () {
+        const dead = yield* ScriptedProvider.make({
+          id: "dead",
+          script: [ScriptedProvider.delay("10 millis", ScriptedProvider.fail("Network"))]
+        })
+        const backup = yield* ScriptedProvider.make({ id: "backup", script: [ScriptedProvider.answer("ok")] })
+        const resilience = yield* LlmResilience.make({ steps: [{ provider: dead }, { provider: backup }] })
+        for (let wave = 0; wave < 10; wave++) {
+          const fibers = yield* Effect.forEach(Array.from({ length: 5 }), () =>
+            Effect.forkChild(resilience.generate(request))
+          )
+          yield* TestClock.adjust("20 seconds")
+          const texts = yield* Effect.forEach(fibers, Fiber.join)
+          assert.isTrue(texts.every(({ text }) => text === "ok"))
+        }
+
+        // Five to open, then one probe for each of the three minutes that passed, and those of the first wave that were under way.
+        assert.isAtMost(yield* dead.count, 13)
+        assert.strictEqual(yield* dead.running, 0)
+      })
+  )
+})
+
+const servedBy = (provider: string): LlmResponse.Served => ({ provider, model: "m", from: "provider", attempts: [] })
