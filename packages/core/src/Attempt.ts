@@ -122,8 +122,12 @@ export const format = (attempt: Attempt): string => {
   if (attempt._tag === "Failed") {
     const { error } = attempt
     const detail = error._tag === "Timeout" ? ` (${error.kind})` : error._tag === "APIError" ? ` ${error.reason}` : ""
-    return `${attempt.provider} failed: ${error._tag}${detail} after ${Duration.format(attempt.duration)}`
+    return `${attempt.provider} failed: ${error._tag}${detail} after ${brief(attempt.duration)}`
   }
   const wait = skipRetryAfter(attempt.reason)
-  return `${attempt.provider} skipped: ${attempt.reason._tag}${wait === undefined ? "" : ` for ${Duration.format(wait)}`}`
+  return `${attempt.provider} skipped: ${attempt.reason._tag}${wait === undefined ? "" : ` for ${brief(wait)}`}`
 }
+
+// Nobody reads nanoseconds in the middle of the night.
+const brief = (duration: Duration.Duration): string =>
+  Duration.format(Duration.millis(Math.round(Duration.toMillis(duration))))
