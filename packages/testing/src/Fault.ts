@@ -179,7 +179,7 @@ export const missingTerminator: Fault = { _tag: "MissingTerminator" }
  * @category constructors
  * @since 0.1.0
  */
-export const errorUnder200 = (body?: Body | undefined): Fault => ({ _tag: "ErrorUnder200", body })
+export const errorUnder200 = (body?: Body): Fault => ({ _tag: "ErrorUnder200", body })
 
 /**
  * Ends a stream with an error event after some parts. Without `body` it is the protocol's own "overloaded". A whole answer has no
@@ -188,7 +188,7 @@ export const errorUnder200 = (body?: Body | undefined): Fault => ({ _tag: "Error
  * @category constructors
  * @since 0.1.0
  */
-export const errorFrame = (afterParts: number, body?: Body | undefined): Fault => ({
+export const errorFrame = (afterParts: number, body?: Body): Fault => ({
   _tag: "ErrorFrame",
   afterParts: parts("errorFrame", afterParts),
   body

@@ -39,7 +39,6 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
@@ -58,6 +57,7 @@ import { anthropicWire } from "./internal/anthropicWire.ts"
 import { openaiWire } from "./internal/openaiWire.ts"
 import * as Playback from "./internal/playback.ts"
 import { countParts, exchange } from "./internal/wire.ts"
+import { makeWaiting } from "./internal/waiting.ts"
 import type { Asked, Wire } from "./internal/wire.ts"
 
 /**
@@ -152,7 +152,7 @@ export const Upstream: Context.Service<Upstream, Upstream> = Context.Service("@l
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options?: Options | undefined): Effect.Effect<Upstream, never, Scope.Scope> => {
+export const make = (options?: Options): Effect.Effect<Upstream, never, Scope.Scope> => {
   const maxRequests = options?.maxRequests ?? 10_000
   if (!Number.isInteger(maxRequests) || maxRequests < 1) {
     throw new RangeError(`Upstream.make: maxRequests must be an integer >= 1, got ${maxRequests}`)
@@ -191,16 +191,18 @@ interface Settings {
 
 const start = Effect.fnUntraced(function* (settings: Settings) {
   let answer = settings.answer
-  let fault = settings.fault
+  let faultFor = perRequest(settings.fault)
   let faultSince = 0
   let arrived = 0
   const journal = makeJournal(settings.maxRequests)
   const run = yield* FiberSet.makeRuntime<never, void, never>()
 
+  const sockets = new Set<Socket>()
   const serve = (incoming: Http.IncomingMessage, outgoing: Http.ServerResponse): void => {
     const index = arrived++
-    const faultFor = typeof fault === "function" ? fault : undefined
-    const always = typeof fault === "function" ? undefined : fault
+    // What is set later is for later requests, even if this one's body takes its time.
+    const spoken = answer
+    const findFault = faultFor
     const indexSince = index - faultSince
     const receivedAt = realClock.currentTimeMillisUnsafe()
     const entry = journal.open({
@@ -215,9 +217,9 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
       Effect.suspend(() => {
         const body = bytes === undefined ? Option.none() : decodeJson(bytes.toString("utf8"))
         journal.received(entry, Option.getOrUndefined(body))
-        const current = faultFor === undefined ? always : faultFor(indexSince)
-        const response = respondTo({ settings, answer, incoming, index, body, bytes, fault: current, receivedAt })
-        return play(Playback.playback(response, current), outgoing, () => journal.settled(entry))
+        const fault = findFault(indexSince)
+        const response = respondTo({ settings, answer: spoken, incoming, index, body, bytes, fault, receivedAt })
+        return play(Playback.playback(response, fault), outgoing, () => journal.settled(entry))
       })
     ).pipe(
       // An answer or a fault of the test that throws: say so where the test will look, instead of hanging.
@@ -238,7 +240,6 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
   }
 
   const server = Http.createServer({ requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 0 }, serve)
-  const sockets = new Set<Socket>()
   server.on("connection", (socket: Socket) => {
     socket.setNoDelay(true)
     sockets.add(socket)
@@ -260,7 +261,7 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
     port,
     setFault: (next) =>
       Effect.sync(() => {
-        fault = next
+        faultFor = perRequest(next)
         faultSince = arrived
       }),
     setAnswer: (next) =>
@@ -279,6 +280,9 @@ const start = Effect.fnUntraced(function* (settings: Settings) {
     )
   } satisfies Upstream
 })
+
+const perRequest = (fault: Options["fault"]): ((index: number) => Fault | undefined) =>
+  typeof fault === "function" ? fault : () => fault
 
 const listen = (server: Http.Server, port: number): Effect.Effect<number, Error> =>
   Effect.callback((resume) => {
@@ -402,6 +406,10 @@ const play = (
           })
         case "Wait":
           return Effect.sleep(action.duration)
+        case "Turn":
+          return Effect.callback((resume) => {
+            setImmediate(() => resume(Effect.void))
+          })
         case "Hang":
           return Effect.never
         case "End":
@@ -433,12 +441,9 @@ interface Entry {
 const makeJournal = (maxRequests: number) => {
   const entries: Array<Entry> = []
   const open = new Set<Entry>()
-  const waiting = new Set<{ readonly isReady: () => boolean; readonly ready: Deferred.Deferred<void> }>()
+  const { awaited, notify } = makeWaiting()
   let received = 0
   let aborted = 0
-  const notify = () => {
-    for (const { isReady, ready } of waiting) if (isReady()) Deferred.doneUnsafe(ready, Effect.void)
-  }
   const list = (entry: Entry, body: unknown) => {
     entry.recorded = { ...entry.recorded, body }
     entry.isListed = true
@@ -477,16 +482,7 @@ const makeJournal = (maxRequests: number) => {
     },
     requests: (): ReadonlyArray<Recorded> => entries.map((entry) => entry.recorded),
     counts: () => ({ received, aborted }),
-    awaited: (isReady: () => boolean): Effect.Effect<void> =>
-      Effect.suspend(() => {
-        if (isReady()) return Effect.void
-        const waiter = { isReady, ready: Deferred.makeUnsafe<void>() }
-        waiting.add(waiter)
-        return Effect.ensuring(
-          Deferred.await(waiter.ready),
-          Effect.sync(() => waiting.delete(waiter))
-        )
-      })
+    awaited
   }
 }
 
@@ -496,4 +492,4 @@ const makeJournal = (maxRequests: number) => {
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options?: Options | undefined): Layer.Layer<Upstream> => Layer.effect(Upstream, make(options))
+export const layer = (options?: Options): Layer.Layer<Upstream> => Layer.effect(Upstream, make(options))

@@ -11,6 +11,12 @@ export * as Answer from "./Answer.ts"
  */
 export * as Fault from "./Fault.ts"
 /**
+ * A provider that follows a script and remembers its calls, for tests on any clock.
+ *
+ * @since 0.1.0
+ */
+export * as ScriptedProvider from "./ScriptedProvider.ts"
+/**
  * A real HTTP server that speaks the protocols of OpenAI and Anthropic and misbehaves on command.
  *
  * @since 0.1.0

@@ -1,7 +1,8 @@
 import * as DateTime from "effect/DateTime"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { padded, pieces } from "./wire.ts"
+import { pieces } from "./tokens.ts"
+import { padded } from "./wire.ts"
 import type { Exchange, Frame, Wire } from "./wire.ts"
 
 const Text = Schema.Union([

@@ -1,6 +1,7 @@
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { padded, pieces } from "./wire.ts"
+import { pieces } from "./tokens.ts"
+import { padded } from "./wire.ts"
 import type { Exchange, Frame, Wire } from "./wire.ts"
 
 const Text = Schema.Union([
@@ -41,7 +42,8 @@ export const openaiWire: Wire = {
       onFailure: (error) => error.message,
       onSuccess: (request) => {
         const messages = request.messages.map(({ content, role }) => ({ role, text: textOf(content) }))
-        const isSystem = (message: { readonly role: string }) => message.role === "system" || message.role === "developer"
+        const isSystem = (message: { readonly role: string }) =>
+          message.role === "system" || message.role === "developer"
         return {
           question: {
             protocol: "openai",

@@ -14,6 +14,8 @@ export type Action =
     }
   | { readonly _tag: "Send"; readonly bytes: Uint8Array }
   | { readonly _tag: "Wait"; readonly duration: Duration.Duration }
+  /** Lets a reader in the same process see what was sent so far before anything else is. */
+  | { readonly _tag: "Turn" }
   | { readonly _tag: "End" }
   | { readonly _tag: "Hang" }
   | { readonly _tag: "Close" }
@@ -35,7 +37,8 @@ export interface Response {
 
 /** Decides everything that the server will do about one request. */
 export const playback = (response: Response, fault: Fault | undefined): ReadonlyArray<Action> => {
-  const body = response.body._tag === "Whole" ? whole(response, response.body) : streamed(response, response.body.frames)
+  const body =
+    response.body._tag === "Whole" ? whole(response, response.body) : streamed(response, response.body.frames)
   if (fault === undefined) return [...body.head("usual"), ...body.all, end]
   switch (fault._tag) {
     case "Status":
@@ -110,6 +113,8 @@ const orElse = (body: Schema.Json | undefined, standard: Schema.Json): Schema.Js
 
 const end: Action = { _tag: "End" }
 
+const turn: Action = { _tag: "Turn" }
+
 const hang: Action = { _tag: "Hang" }
 
 const send = (bytes: string | Uint8Array): Action => ({
@@ -127,11 +132,7 @@ const json = { "content-type": "application/json" }
 
 const eventStream = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" }
 
-const headOf = (
-  response: Response,
-  type: Response["headers"],
-  delimiter: Exclude<Delimiter, "usual">
-): Action => ({
+const headOf = (response: Response, type: Response["headers"], delimiter: Exclude<Delimiter, "usual">): Action => ({
   _tag: "Head",
   status: response.status,
   headers: {
@@ -230,5 +231,6 @@ const endOfContent = (frames: ReadonlyArray<Frame>): number => {
 const slices = (bytes: Uint8Array, length: number, every: Duration.Duration): ReadonlyArray<Action> =>
   Array.from({ length: Math.ceil(bytes.length / length) }, (_, index) => [
     ...(index === 0 ? [] : wait(every)),
-    send(bytes.subarray(index * length, (index + 1) * length))
+    send(bytes.subarray(index * length, (index + 1) * length)),
+    turn
   ]).flat()

@@ -1,6 +1,7 @@
 import type * as Result from "effect/Result"
 import type * as Schema from "effect/Schema"
 import type { Question, Reply, Usage } from "../Answer.ts"
+import { pieces, tokens } from "./tokens.ts"
 
 /** One protocol: how it asks, answers, streams and complains. */
 export interface Wire {
@@ -84,12 +85,6 @@ export const exchange = (options: {
     usage: reply.usage ?? { inputTokens, outputTokens }
   }
 }
-
-/** One token a word, with the space before it, so that the tokens joined are the text again. */
-export const tokens = (text: string): ReadonlyArray<string> => text.match(/\s*\S+|\s+/gu) ?? []
-
-/** The pieces in which the parameters of a tool call are streamed: never within a character. */
-export const pieces = (params: string): ReadonlyArray<string> => params.match(/[^]{1,8}/gu) ?? []
 
 /** A number in the shape of the opaque ids that providers give out. */
 export const padded = (serial: number): string => String(serial).padStart(24, "0")
