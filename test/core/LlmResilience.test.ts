@@ -337,7 +337,9 @@ fallback_chain:
         yield* TestClock.adjust("30 seconds")
         const texts = yield* Effect.forEach(fibers, Fiber.join)
         yield* TestClock.adjust("30 seconds")
-        yield* resilience.generate(request)
+        const probing = yield* Effect.forkChild(resilience.generate(request))
+        yield* TestClock.adjust("10 seconds")
+        yield* Fiber.join(probing)
 
         assert.isTrue(texts.every(({ text }) => text === "ok"))
         assert.strictEqual(yield* dead.count, 5 + 1)
