@@ -1,24 +1,36 @@
 import { defineConfig } from "vitest/config"
 
-const source = { ssr: { resolve: { conditions: ["@llm-resilience/source", "node", "import", "default"] } } }
+// Tests run against the sources of the packages. What is published is proven by test/integration/package.test.ts.
+const sources = { ssr: { resolve: { conditions: ["@llm-resilience/source", "node", "import", "default"] } } }
 
 export default defineConfig({
   test: {
     projects: [
       {
-        ...source,
+        ...sources,
         test: {
           name: "unit",
           include: ["test/**/*.test.ts"],
-          exclude: ["test/integration/**"],
+          exclude: ["test/examples/**", "test/integration/**"],
+          // The modules of effect are loaded once instead of once for each file.
           isolate: false
         }
       },
       {
-        ...source,
+        ...sources,
+        test: {
+          name: "examples",
+          include: ["test/examples/**/*.test.ts"],
+          isolate: false
+        }
+      },
+      {
+        ...sources,
         test: {
           name: "integration",
           include: ["test/integration/**/*.test.ts"],
+          // After the others, so that npm and the compiler do not take the processor from tests that measure time.
+          sequence: { groupOrder: 1 },
           testTimeout: 180_000,
           hookTimeout: 180_000
         }

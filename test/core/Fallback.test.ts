@@ -551,7 +551,7 @@ describe("Fallback", () => {
     Effect.gen(function* () {
       const a = yield* scripted("a")
       const messageOf = <A, E>(exit: Exit.Exit<A, E>) =>
-        Exit.isFailure(exit) ? String((Cause.squash(exit.cause) as Error).message) : "accepted"
+        Exit.isFailure(exit) ? (Cause.squash(exit.cause) as Error).message : "accepted"
 
       assert.strictEqual(
         messageOf(yield* Effect.exit(Fallback.make([a, a]))),

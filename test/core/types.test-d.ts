@@ -13,7 +13,7 @@ import type { HttpClient } from "effect/http"
 // These declarations compile or the check fails; nothing of them runs.
 
 type Equals<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
-const holds = <_T extends true>(): void => {}
+const holds = <T extends true>(_proof?: T): void => {}
 
 declare const plain: Layer.Layer<Provider.Provider>
 declare const keyed: Layer.Layer<Provider.Provider, Config.ConfigError, HttpClient.HttpClient>

@@ -107,7 +107,7 @@ export type Overrides = { readonly [K in ProviderError.Kind]?: Partial<Decision>
 export const override = (overrides: Overrides, base: Table = defaults): Table => {
   const table: { [K in ProviderError.Kind]: Decision } = { ...base }
   for (const kind of Object.keys(overrides) as Array<ProviderError.Kind>) {
-    if (!(kind in base)) throw new RangeError(`Decision.override: there is no kind of error named ${String(kind)}`)
+    if (!(kind in base)) throw new RangeError(`Decision.override: there is no kind of error named ${kind}`)
     table[kind] = { ...base[kind], ...overrides[kind] }
   }
   return table

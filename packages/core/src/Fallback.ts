@@ -27,7 +27,7 @@
  *
  * @since 0.1.0
  */
-import * as Arr from "effect/Array"
+import type * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -239,7 +239,7 @@ export const make: (
         const step = steps.find((step) => step.id === attempt.provider)
         return retryAfter === undefined || step === undefined ? [] : [{ step, wait: Duration.toMillis(retryAfter) }]
       })
-      .sort((left, right) => left.wait - right.wait)
+      .toSorted((left, right) => left.wait - right.wait)
       .map(({ step }) => step)
 
   const serve = (

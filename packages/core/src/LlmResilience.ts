@@ -44,7 +44,7 @@ import * as Cooldown from "./Cooldown.ts"
 import * as Fallback from "./Fallback.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as LlmRequest from "./LlmRequest.ts"
-import * as LlmResponse from "./LlmResponse.ts"
+import type * as LlmResponse from "./LlmResponse.ts"
 import * as OutputGuard from "./OutputGuard.ts"
 import * as Policy from "./Policy.ts"
 import * as Provider from "./Provider.ts"
@@ -332,8 +332,8 @@ export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown
     // The steps are a tuple of unlike layers; their errors and needs are gathered in the type of `layer`.
   ) as Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]>>
 
-type ErrorOf<S> = S extends Step<infer E, infer _R> ? E : never
-type ServicesOf<S> = S extends Step<infer _E, infer R> ? R : never
+type ErrorOf<S> = S extends Step<infer E, unknown> ? E : never
+type ServicesOf<S> = S extends Step<unknown, infer R> ? R : never
 
 /**
  * Makes the provider of a step that is written in a configuration. Adapters bring one for each name.

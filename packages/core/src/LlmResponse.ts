@@ -71,7 +71,7 @@ export class LlmResponse {
   readonly served: Served
   readonly limits: Limits | undefined
 
-  constructor(content: ReadonlyArray<Response.PartEncoded>, served: Served, limits?: Limits | undefined) {
+  constructor(content: ReadonlyArray<Response.PartEncoded>, served: Served, limits?: Limits) {
     this.content = content
     this.served = served
     this.limits = limits
@@ -243,7 +243,7 @@ export const collect = (parts: Iterable<LlmStreamPart>): ReadonlyArray<Response.
     const index = blocks.get(`${type}:${part.id}`)
     const block = index === undefined ? undefined : content[index]
     if (index === undefined || block === undefined) return
-    content[index] = { ...block, ...mergeMetadata(block.metadata, part.metadata) } as Response.PartEncoded
+    content[index] = { ...block, ...mergeMetadata(block.metadata, part.metadata) }
     blocks.delete(`${type}:${part.id}`)
   }
   for (const part of parts) {

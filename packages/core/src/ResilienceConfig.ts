@@ -328,7 +328,7 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
       .replace(/^\./, "")
     if (seen.has(where)) return []
     seen.add(where)
-    const key = String(keys.findLast((key) => typeof key === "string") ?? "")
+    const key = keys.findLast((key) => typeof key === "string") ?? ""
     const section = sections[keys.filter((key) => typeof key === "string").length > 1 ? String(keys[0]) : ""] ?? {}
     if (message === "UnexpectedKey") {
       const suggestion = closest(key, Object.keys(section))
@@ -355,7 +355,7 @@ const valueAt = (input: unknown, keys: ReadonlyArray<PropertyKey>): unknown =>
   keys.reduce<unknown>((value, key) => (Predicate.hasProperty(value, key) ? value[key] : undefined), input)
 
 const shown = (value: unknown): string => {
-  const text = value === undefined ? "nothing" : (JSON.stringify(value) ?? String(value))
+  const text = value === undefined ? "nothing" : JSON.stringify(value)
   return text.length > 60 ? `${text.slice(0, 60)}…` : text
 }
 
@@ -368,7 +368,7 @@ const shown = (value: unknown): string => {
 export const closest = (word: string, candidates: ReadonlyArray<string>): string | undefined => {
   const ranked = candidates
     .map((candidate) => ({ candidate, distance: distance(word.toLowerCase(), candidate.toLowerCase()) }))
-    .sort((left, right) => left.distance - right.distance)
+    .toSorted((left, right) => left.distance - right.distance)
   const best = ranked[0]
   return best !== undefined && best.distance <= Math.max(2, Math.floor(best.candidate.length / 3))
     ? best.candidate

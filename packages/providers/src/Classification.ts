@@ -69,7 +69,7 @@ export type Verdict = ProviderError.Kind
  *
  * `statuses` looks at the status of the response or, inside a 200, at the one in the body, or at 0 when there is none. `codes` has to
  * match one of the machine-readable names in the body, `text` its sentences (both in lower case). `unlessAdvised` rules the row out
- * when the sentence says when to come back: whoever names a time describes a rate limit, not a bill.
+ * when the body says when to come back: whoever names a time describes a rate limit, not a bill.
  *
  * @category models
  * @since 0.1.0
@@ -87,8 +87,13 @@ const oneOf =
   (status: number): boolean =>
     statuses.includes(status)
 
+// Long alternatives are written as several expressions, so that each line is about one thing.
+const anyOf = (...expressions: ReadonlyArray<RegExp>): RegExp =>
+  new RegExp(expressions.map((expression) => expression.source).join("|"))
+
 // The statuses of a refusal for a reason, and 0 for an error inside a 200 that carries no number.
-const refused = oneOf(0, 400, 401, 403, 404, 413, 422, 451)
+const refused = oneOf(0, 400, 401, 403, 404, 412, 413, 422, 451)
+const refusedOrLimited = (status: number): boolean => refused(status) || status === 429
 
 /**
  * The table that {@link classify} goes through from top to bottom. What no row knows is a `ServerError`.
@@ -101,50 +106,73 @@ export const rules: ReadonlyArray<Rule> = [
   { verdict: "QuotaExhausted", statuses: oneOf(402) },
   {
     verdict: "QuotaExhausted",
-    codes: /insufficient_(?:user_)?(?:quota|balance|credits?|funds)|billing|spend(?:ing)?_limit|payment_required|credit_balance/
+    codes:
+      /insufficient_(?:user_)?(?:quota|balance|credits?|funds)|billing|spend(?:ing)?_limit|payment_required|credit_balance/
   },
   {
     verdict: "QuotaExhausted",
-    statuses: (status) => refused(status) || status === 429,
+    statuses: refusedOrLimited,
     codes: /^(?:quota_exceeded|quota_exhausted|usage_limit_reached|budget_exceeded)$/,
     unlessAdvised: true
   },
   {
     verdict: "QuotaExhausted",
-    statuses: (status) => refused(status) || status === 429,
-    text: /exceeded your current quota|credit balance is too low|(?:insufficient|not enough|out of|no) (?:account )?(?:credits?|balance|funds|quota)\b|(?:spend|spending|billing|budget|credit|key) (?:hard )?limit (?:has been )?(?:reached|exceeded)|reached your specified (?:api )?usage limits?|budget has been exceeded|payment required/,
+    statuses: refusedOrLimited,
+    text: anyOf(
+      /exceeded your current quota|credit balance is too low|payment required/,
+      /(?:insufficient|not enough|out of|no) (?:account )?(?:credits?|balance|funds|quota)\b/,
+      /(?:does ?n.t|do not|does not) have any credits|used all available credits/,
+      /(?:spend|spending|billing|budget|credit|key) (?:hard )?limit (?:has been )?(?:reached|exceeded)|monthly spending limit/,
+      /reached your specified (?:api )?usage limits?|budget has been exceeded/
+    ),
     unlessAdvised: true
   },
+  // Anthropic's monthly limit says when it ends, and Google names the quota of the day beside a delay of seconds.
   { verdict: "QuotaExhausted", text: /you will regain access on \d/ },
+  { verdict: "QuotaExhausted", statuses: refusedOrLimited, codes: /^generate\w*perday/ },
 
   // Who is asking, and whether they may.
-  { verdict: "PermissionDenied", statuses: oneOf(400, 401, 403), text: /insufficient permissions|missing scopes/ },
   {
     verdict: "PermissionDenied",
-    codes: /^organization_|^account_(?:on_hold|suspended|disabled|restricted)$|unsupported_country|^request_forbidden$/
+    codes: anyOf(
+      /^organization_|^account_(?:on_hold|suspended|disabled|restricted)$/,
+      /^permission_?(?:denied|error)$|^access_?denied$|unsupported_country|^request_forbidden$/
+    )
   },
   {
     verdict: "PermissionDenied",
     statuses: oneOf(0, 400, 401, 403),
-    text: /(?:organization|account|project|workspace) (?:has been|is) (?:disabled|deactivated|suspended|restricted|on hold)/
+    text: anyOf(
+      /(?:organization|account|project|workspace) (?:has been|is) (?:disabled|deactivated|suspended|restricted|on hold)/,
+      /insufficient permissions|missing scopes|only authorized for|organization must be verified/,
+      /(?:location|country|region|territory) (?:is )?not supported/
+    )
   },
   {
     verdict: "Authentication",
-    codes:
-      /^(?:invalid|incorrect|expired|revoked|missing)_(?:x_)?(?:api_key|authentication|credentials?|token)$|^api_key_(?:invalid|expired)$|^authentication_|^unauthenticated$|^unauthorized$|^account_deactivated$/
+    codes: anyOf(
+      /^(?:invalid|incorrect|expired|revoked|missing)_(?:x_)?(?:api_key|authentication|credentials?|token)$/,
+      /^api_key_(?:invalid|expired)$|^authentication_|^unauthenticated$|^unauthorized$|^account_deactivated$/
+    )
   },
   {
     verdict: "Authentication",
     statuses: oneOf(0, 400, 401, 403),
-    text: /(?:incorrect|invalid|missing|expired|revoked|no|wrong) (?:x-)?api[- ]key|api[- ]key (?:not valid|not found|has expired|expired|is (?:invalid|expired|missing))|no auth credentials|authentication fail/
+    text: anyOf(
+      /(?:incorrect|invalid|missing|expired|revoked|no|wrong) (?:x-)?api[- ]key/,
+      /api[- ]key (?:not valid|not found|has expired|expired|is (?:invalid|expired|missing))/,
+      /no auth credentials|authentication fail|security token .{0,40}(?:invalid|expired)/
+    )
   },
   { verdict: "Authentication", statuses: oneOf(401, 407) },
 
   // What was asked, and of which model.
   {
     verdict: "ModelNotFound",
-    codes:
-      /^(?:model|deployment)_?(?:not_?found|not_available|not_supported|decommissioned|deprecated|does_not_exist)|^(?:unknown|invalid|no_such)_model$/
+    codes: anyOf(
+      /^(?:model|deployment)_?(?:not_?found|not_available|not_supported|decommissioned|deprecated|does_not_exist)/,
+      /^(?:unknown|invalid|no_such)_model$/
+    )
   },
   {
     verdict: "ContextLengthExceeded",
@@ -153,33 +181,50 @@ export const rules: ReadonlyArray<Rule> = [
   {
     verdict: "ContextLengthExceeded",
     statuses: oneOf(0, 400, 413, 422, 500),
-    text: /context[- ](?:length|window|size|limit)|maximum (?:prompt|input|sequence) length|(?:prompt|input|request|conversation) (?:is |was )?too long|too many (?:input |prompt )?tokens|input (?:length|tokens?).{0,60} exceed|reduce the length of|exceeds? the (?:model.?s? )?(?:maximum|max)(?: number)?(?: of)?(?: allowed)? (?:input |prompt |context )tokens/
+    text: anyOf(
+      /context[- ](?:length|window|size|limit)|maximum (?:prompt|input|sequence|model) length|reduce the length of/,
+      /(?:prompt|input|request|conversation) (?:is |was )?too long|too many (?:input |prompt )?tokens/,
+      /(?:input|prompt) (?:length|tokens?|token count).{0,60} exceed|input.{0,20} tokens.{0,60} must be (?:<|less)/,
+      /exceeds? the (?:model.?s? )?(?:maximum|max)(?: number)?(?: of)?(?: allowed)? (?:input |prompt |context )tokens/
+    )
   },
   {
     verdict: "ContentPolicy",
-    statuses: (status) => refused(status) || status === 200,
-    codes: /content_?(?:filter|policy|moderation)|policy_violation|responsibleaipolicy|^moderation|safety|prohibited_content/
+    statuses: refused,
+    codes:
+      /content_?(?:filter|policy|moderation)|policy_violation|responsibleaipolicy|^moderation|safety|prohibited_content/
   },
   {
     verdict: "ContentPolicy",
     statuses: oneOf(0, 400, 403, 422, 451),
-    text: /content (?:management |filtering |moderation )?policy|content[- ]filter|(?:usage|acceptable use) polic(?:y|ies)|safety (?:system|filter|guideline)|(?:was|were|been) flagged|blocked by .{0,40}(?:policy|safety|moderation|filter)/
+    text: anyOf(
+      /content (?:management |filtering |moderation )?policy|content[- ]filter|(?:usage|acceptable use) polic(?:y|ies)/,
+      /safety (?:system|filter|guideline)|(?:was|were|been) flagged|blocked by .{0,40}(?:policy|safety|moderation|filter)/
+    )
   },
   {
     verdict: "ModelNotFound",
     statuses: refused,
-    text: /model:? \S{1,120} (?:does not exist|is not (?:found|available)|was not found|not found|not exist|has been (?:deprecated|decommissioned|retired))|(?:unknown|no such|invalid) model\b|not a valid model/
+    text: anyOf(
+      /model:? \S{1,120} (?:does not exist|is not (?:found|available)|was not found|not found|not exist)/,
+      /model:? \S{1,120} has been (?:deprecated|decommissioned|retired)|(?:unknown|no such|invalid) model\b/,
+      /not a valid model|model identifier is invalid/
+    )
   },
+  // Groq answers 400 when what the model wrote is neither a tool call nor JSON. The request is fine, the answer is not.
+  { verdict: "InvalidResponse", codes: /^(?:tool_use|json_validate)_failed$/ },
 
   // Too much at once, or too slow: ours, theirs, or somebody's in between.
-  { verdict: "Overloaded", codes: /overload|capacity|server_busy|^service_unavailable|provider_unavailable/ },
-  { verdict: "Overloaded", statuses: oneOf(0, 429, 500, 503), text: /\boverloaded\b|\bat capacity\b|over capacity/ },
+  { verdict: "Overloaded", codes: /overload|server_busy|^service_unavailable$|provider_unavailable/ },
+  { verdict: "Overloaded", statuses: oneOf(0, 429, 500, 503), text: /\boverloaded\b/ },
   { verdict: "RateLimited", statuses: oneOf(429) },
   {
     verdict: "RateLimited",
-    codes: /rate_?limit|too_many_requests|throttl|^resource_exhausted$|ramp_limit|concurrency_limit/
+    codes: /rate_?limit|too_?many_?requests|throttl|^resource_exhausted$|ramp_limit|concurrency_limit/
   },
   { verdict: "RateLimited", statuses: oneOf(0), text: /rate[- ]limit|too many requests|quota exceeded/ },
+  { verdict: "Overloaded", codes: /capacity/ },
+  { verdict: "Overloaded", statuses: oneOf(0, 500), text: /\b(?:at|over|no) capacity\b/ },
   { verdict: "Timeout", statuses: oneOf(408, 504, 522, 524) },
   {
     verdict: "Timeout",
@@ -194,11 +239,15 @@ export const rules: ReadonlyArray<Rule> = [
 
   // The rest of the refusals, by status and, inside a 200, by code.
   { verdict: "ModelNotFound", statuses: oneOf(404, 405, 410) },
-  { verdict: "ModelNotFound", statuses: oneOf(0), codes: /^not_found/ },
+  { verdict: "ModelNotFound", statuses: oneOf(0), codes: /^not_?found/ },
   { verdict: "PermissionDenied", statuses: oneOf(403, 451) },
-  { verdict: "PermissionDenied", statuses: oneOf(0), codes: /permission|forbidden|access_denied/ },
+  { verdict: "PermissionDenied", statuses: oneOf(0), codes: /permission|forbidden/ },
   { verdict: "InvalidRequest", statuses: (status) => status >= 400 },
-  { verdict: "InvalidRequest", statuses: oneOf(0), codes: /invalid_request|invalid_argument|bad_?request|too_large|unprocessable/ },
+  {
+    verdict: "InvalidRequest",
+    statuses: oneOf(0),
+    codes: /invalid_request|invalid_argument|bad_?request|too_large|unprocessable/
+  },
   // No provider redirects a completion: a login page or a moved gateway does.
   { verdict: "InvalidResponse", statuses: (status) => status >= 300 }
 ]
@@ -211,13 +260,14 @@ export const rules: ReadonlyArray<Rule> = [
  */
 export const classify = (input: Input): ProviderError.ProviderError => {
   const facts = Facts.of(input.body)
-  const advised = Delays.fromText(facts.text, input.now)
+  const advised =
+    (facts.retryDelay === undefined ? undefined : Delays.parseDuration(facts.retryDelay)) ??
+    Delays.fromText(facts.text, input.now)
   const status = input.status < 300 ? (facts.status ?? 0) : input.status
   const verdict = rules.find((rule) => holds(rule, status, facts, advised !== undefined))?.verdict ?? "ServerError"
   const limits = Delays.limits(input.headers, input.now)
   const retryAfter =
     Delays.fromHeaders(input.headers, input.now) ??
-    (facts.retryDelay === undefined ? undefined : Delays.parseDuration(facts.retryDelay)) ??
     advised ??
     (verdict === "RateLimited" ? Delays.untilReset(limits) : undefined)
   const requestId = identifier(requestIdOf(input.headers) ?? facts.requestId)
@@ -269,8 +319,10 @@ const shouldRetryOf = (headers: Input["headers"], verdict: Verdict, facts: Facts
 
 const limitOf = (facts: Facts.Facts): ProviderError.RateLimited["limit"] => {
   if (/concurren|simultaneous/.test(facts.text)) return "concurrency"
-  if (facts.codes.includes("tokens") || /tokens? (?:per|rate)|\btp[md]\b|token rate limit/.test(facts.text)) return "tokens"
-  if (facts.codes.includes("requests") || /requests? (?:per|rate)|\brp[md]\b|call rate limit/.test(facts.text)) return "requests"
+  if (facts.codes.includes("tokens") || /tokens? (?:per|rate)|\btp[md]\b|token rate limit/.test(facts.text))
+    return "tokens"
+  if (facts.codes.includes("requests") || /requests? (?:per|rate)|\brp[md]\b|call rate limit/.test(facts.text))
+    return "requests"
   return undefined
 }
 
@@ -314,4 +366,5 @@ export const describe = (text: string): string => {
 
 const maxDescription = 300
 const unprintable = /[\p{Cc}\p{Cf}]+/gu
-const keyLike = /\b(?:sk|pk|rk|gsk|xai|key|nvapi|hf|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_-]{15,}|\b[Bb]earer [A-Za-z0-9._~+/-]{8,}=*/g
+const keyLike =
+  /\b(?:sk|pk|rk|gsk|xai|nvapi|hf|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_-]{15,}|\b[Bb]earer [A-Za-z0-9._~+/-]{8,}=*/g

@@ -86,7 +86,7 @@ export const fromText = (text: string, now: number): Duration.Duration | undefin
 
 /** Reads the limits that providers report: OpenAI's `x-ratelimit-*` and Anthropic's `anthropic-ratelimit-*`. */
 export const limits = (headers: Headers, now: number): LlmResponse.Limits | undefined => {
-  const found: { [K in keyof LlmResponse.Limits]: LlmResponse.Limit } = {}
+  const found: { -readonly [K in keyof LlmResponse.Limits]: LlmResponse.Limit } = {}
   for (const [key, name] of limitNames) {
     const limit = limitOf(headers, name, now)
     if (limit !== undefined) found[key] = limit
@@ -103,7 +103,10 @@ const limitNames = [
 
 const limitOf = (headers: Headers, name: string, now: number): LlmResponse.Limit | undefined => {
   const field = (field: "limit" | "remaining" | "reset") =>
-    headers[`anthropic-ratelimit-${name}-${field}`] ?? headers[`x-ratelimit-${field}-${name}`]
+    headers[`anthropic-ratelimit-${name}-${field}`] ??
+    headers[`x-ratelimit-${field}-${name}`] ??
+    // OpenRouter has one limit and does not say of what: it counts requests.
+    (name === "requests" ? headers[`x-ratelimit-${field}`] : undefined)
   const limit = quantity(field("limit"))
   const remaining = quantity(field("remaining"))
   const reset = resetOf(field("reset"), now)

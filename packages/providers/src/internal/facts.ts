@@ -28,8 +28,27 @@ const maxDepth = 6
 const maxNodes = 200
 const maxSentences = 16
 
-const sentenceKeys = new Set(["message", "msg", "detail", "error", "raw", "error_description", "error_message", "explanation"])
-const codeKeys = new Set(["code", "type", "status", "error_code", "error_type", "errortype", "reason", "quotaid", "category"])
+const sentenceKeys = new Set([
+  "message",
+  "msg",
+  "detail",
+  "error",
+  "raw",
+  "error_description",
+  "error_message",
+  "explanation"
+])
+const codeKeys = new Set([
+  "code",
+  "type",
+  "status",
+  "error_code",
+  "error_type",
+  "errortype",
+  "reason",
+  "quotaid",
+  "category"
+])
 const containerKeys = new Set([
   "error",
   "errors",
@@ -128,7 +147,11 @@ class Walk {
   facts(): Facts {
     return {
       codes: [...this.codes],
-      text: this.sentences.join("\n").slice(0, maxText).toLowerCase().replace(/https?:\/\/\S{1,500}/g, " "),
+      text: this.sentences
+        .join("\n")
+        .slice(0, maxText)
+        .toLowerCase()
+        .replace(/https?:\/\/\S{1,500}/g, " "),
       // A gateway's own sentence says little ("Provider returned error"); the longest one is the one with the reason.
       message: this.sentences.reduce<string | undefined>(
         (longest, sentence) => (longest === undefined || sentence.length > longest.length ? sentence : longest),

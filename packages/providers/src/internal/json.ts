@@ -25,7 +25,4 @@ export const parse = (text: string): Option.Option<unknown> =>
 
 /** The value as JSON text. What JSON cannot express (a cycle, a `bigint`, a function) is a `None`. */
 export const stringify = (value: unknown): Option.Option<string> =>
-  Option.flatMap(
-    Result.getSuccess(Result.try((): string | undefined => JSON.stringify(value))),
-    Option.fromUndefinedOr
-  )
+  Option.flatMap(Result.getSuccess(Result.try((): string | undefined => JSON.stringify(value))), Option.fromUndefinedOr)

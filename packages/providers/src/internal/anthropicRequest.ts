@@ -1,0 +1,251 @@
+import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
+import type * as Prompt from "effect/ai/Prompt"
+import * as Option from "effect/Option"
+import * as Record from "effect/Record"
+import type * as Schema from "effect/Schema"
+import * as Json from "./json.ts"
+import * as JsonSchema from "./jsonSchema.ts"
+import * as Translation from "./prompt.ts"
+
+/** How the model is made to answer with JSON: see `Anthropic.Options.structuredOutput`. */
+export type StructuredOutput = "native" | "tool"
+
+/** The tool through which a model answers with JSON, or `undefined` when the request does not go that way. */
+export const answerTool = (request: LlmRequest.LlmRequest, structured: StructuredOutput): string | undefined => {
+  if (request.responseFormat.type === "text") return undefined
+  if (structured === "native" && JsonSchema.native(JsonSchema.ofSchema(request.responseFormat.schema)) !== undefined) {
+    return undefined
+  }
+  return request.responseFormat.objectName.replace(/[^a-zA-Z0-9_-]/g, "_").slice(0, 64) || "answer"
+}
+
+/** Writes a request as the body of a message. */
+export const body = (
+  request: LlmRequest.LlmRequest,
+  options: {
+    readonly provider: string
+    readonly model: string
+    readonly settings: LlmRequest.Settings | undefined
+    readonly maxTokens: number
+    readonly structuredOutput: StructuredOutput
+    readonly stream: boolean
+  }
+): Json.JsonObject => {
+  const settings = Translation.settingsOf(options.settings, request)
+  const system = systemBlocks(request.prompt)
+  // Whitespace as a stop sequence is answered with 400.
+  const stop = settings.stop?.filter((text) => text.trim() !== "") ?? []
+  const written: Json.JsonObject = {
+    model: options.model,
+    max_tokens: settings.maxOutputTokens ?? options.maxTokens,
+    ...(system.length === 0 ? undefined : { system }),
+    messages: messages(request.prompt),
+    // The scale ends at 1, where others go on to 2; and newer models take the temperature or `top_p`, not both.
+    ...(settings.temperature === undefined ? undefined : { temperature: Math.min(1, settings.temperature) }),
+    ...(settings.topP === undefined || settings.temperature !== undefined ? undefined : { top_p: settings.topP }),
+    ...(stop.length === 0 ? undefined : { stop_sequences: stop }),
+    ...toolFields(request, options.structuredOutput),
+    ...Translation.providerOptions(settings, "anthropic", options.provider),
+    stream: options.stream
+  }
+  return continuesForeignTurn(written) ? Record.remove(written, "thinking") : written
+}
+
+const systemBlocks = (prompt: Prompt.Prompt): ReadonlyArray<Json.JsonObject> =>
+  prompt.content.flatMap((message) =>
+    message.role === "system" && message.content.trim() !== ""
+      ? [{ type: "text", text: message.content, ...cacheControl(message.options) }]
+      : []
+  )
+
+interface Message {
+  readonly role: "user" | "assistant"
+  readonly content: Array<Json.JsonObject>
+}
+
+const messages = (prompt: Prompt.Prompt): ReadonlyArray<Message> => {
+  const written: Array<Message> = []
+  const add = (role: Message["role"], content: ReadonlyArray<Json.JsonObject>): void => {
+    if (content.length === 0) return
+    const last = written.at(-1)
+    // Turns alternate: what one side says in several messages is one turn.
+    if (last?.role === role) last.content.push(...content)
+    else written.push({ role, content: [...content] })
+  }
+  for (const message of prompt.content) {
+    switch (message.role) {
+      case "system":
+        break
+      case "user":
+        add("user", message.content.flatMap(userBlock))
+        break
+      case "assistant":
+        add("assistant", message.content.flatMap(assistantBlock))
+        add(
+          "user",
+          message.content.flatMap((part) => (part.type === "tool-result" ? resultBlock(part) : []))
+        )
+        break
+      case "tool":
+        add(
+          "user",
+          message.content.flatMap((part) => (part.type === "tool-result" ? resultBlock(part) : []))
+        )
+        break
+    }
+  }
+  // The first turn has to be the user's.
+  if (written[0]?.role !== "user") written.unshift({ role: "user", content: [{ type: "text", text: "Please go on." }] })
+  for (const message of written) if (message.role === "user") resultsFirst(message)
+  trimPrefill(written.at(-1))
+  return written
+}
+
+// The results of tools have to come before anything else that the user says.
+const resultsFirst = (message: Message): void => {
+  message.content.sort(
+    (left, right) => Number(right["type"] === "tool_result") - Number(left["type"] === "tool_result")
+  )
+}
+
+// An answer that the model shall continue must not end in whitespace.
+const trimPrefill = (last: Message | undefined): void => {
+  const block = last?.content.at(-1)
+  if (last?.role !== "assistant" || block === undefined || typeof block["text"] !== "string") return
+  last.content[last.content.length - 1] = { ...block, text: block["text"].trimEnd() }
+}
+
+// An empty text is answered with 400.
+const textBlock = (part: Prompt.TextPart): ReadonlyArray<Json.JsonObject> =>
+  part.text.trim() === "" ? [] : [{ type: "text", text: part.text, ...cacheControl(part.options) }]
+
+const userBlock = (part: Prompt.UserMessagePart): ReadonlyArray<Json.JsonObject> =>
+  part.type === "text" ? textBlock(part) : [file(part)]
+
+const file = (part: Prompt.FilePart): Json.JsonObject => {
+  const source = Translation.sourceOf(part)
+  const mediaType = Translation.mediaTypeOf(part)
+  const written =
+    source._tag === "Url"
+      ? { type: "url", url: source.url }
+      : { type: "base64", media_type: mediaType, data: source.data }
+  return mediaType.startsWith("image/")
+    ? { type: "image", source: written, ...cacheControl(part.options) }
+    : {
+        type: "document",
+        source: written,
+        ...(part.fileName === undefined ? undefined : { title: part.fileName }),
+        ...cacheControl(part.options)
+      }
+}
+
+// Tools that the provider ran itself are left out: another provider, or this one without them, would refuse them.
+const assistantBlock = (part: Prompt.AssistantMessagePart): ReadonlyArray<Json.JsonObject> => {
+  switch (part.type) {
+    case "text":
+      return textBlock(part)
+    case "reasoning":
+      return thinkingBlock(part)
+    case "tool-call":
+      return part.providerExecuted
+        ? []
+        : [
+            {
+              type: "tool_use",
+              id: Translation.callId(part.id, maxIdLength),
+              name: part.name,
+              input: Json.isObject(part.params) ? part.params : {}
+            }
+          ]
+    default:
+      return []
+  }
+}
+
+const maxIdLength = 64
+
+// Thinking is accepted back only with the signature that Anthropic gave it. What another model thought stays with it.
+const thinkingBlock = (part: Prompt.ReasoningPart): ReadonlyArray<Json.JsonObject> => {
+  const { signature, redactedData } = Json.object(part.options["anthropic"])
+  if (typeof redactedData === "string") return [{ type: "redacted_thinking", data: redactedData }]
+  return typeof signature === "string" ? [{ type: "thinking", thinking: part.text, signature }] : []
+}
+
+const resultBlock = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> =>
+  part.providerExecuted
+    ? []
+    : [
+        {
+          type: "tool_result",
+          tool_use_id: Translation.callId(part.id, maxIdLength),
+          content: resultContent(part),
+          ...(part.isFailure ? { is_error: true } : undefined),
+          ...cacheControl(part.options)
+        }
+      ]
+
+const resultContent = (part: Prompt.ToolResultPart): string | ReadonlyArray<Json.JsonObject> =>
+  part.modelOutput !== undefined && part.modelOutput.some((output) => output.type === "file")
+    ? part.modelOutput.flatMap(userBlock)
+    : Translation.resultText(part)
+
+const cacheControl = (options: { readonly [provider: string]: unknown }): Json.JsonObject | undefined => {
+  const { cache_control: control } = Json.object(options["anthropic"])
+  return Json.isObject(control) ? { cache_control: control } : undefined
+}
+
+const toolFields = (request: LlmRequest.LlmRequest, structured: StructuredOutput): Json.JsonObject => {
+  const { tools, choice } = Translation.toolsOf(request)
+  const written = tools.map((tool) => ({
+    name: tool.name,
+    ...(tool.description === undefined ? undefined : { description: tool.description }),
+    input_schema: tool.parameters
+  }))
+  const format = request.responseFormat
+  const answer = answerTool(request, structured)
+  if (format.type === "json" && answer !== undefined) {
+    return {
+      tools: [
+        ...written,
+        {
+          name: answer,
+          description: "Gives the answer. Call it once, when the answer is complete.",
+          input_schema: JsonSchema.ofSchema(format.schema)
+        }
+      ],
+      tool_choice: written.length === 0 ? { type: "tool", name: answer } : { type: "any" }
+    }
+  }
+  return {
+    ...(written.length === 0 ? undefined : { tools: written, tool_choice: toolChoice(choice) }),
+    ...(format.type === "json" ? { output_config: { format: outputFormat(format.schema) } } : undefined)
+  }
+}
+
+const outputFormat = (schema: Schema.Constraint): Json.JsonObject => ({
+  type: "json_schema",
+  schema: JsonSchema.native(JsonSchema.ofSchema(schema)) ?? {}
+})
+
+const toolChoice = (choice: ReturnType<typeof Translation.toolsOf>["choice"]): Json.JsonObject => {
+  if (typeof choice === "object") return { type: "tool", name: choice.tool }
+  return { type: choice === "required" ? "any" : choice }
+}
+
+/**
+ * Whether the model shall think while it goes on with a turn of another model. Anthropic answers that with 400: a turn with thinking
+ * begins with signed thinking, which only its own model has.
+ */
+const continuesForeignTurn = (body: Json.JsonObject): boolean => {
+  const type = Json.object(body["thinking"])["type"]
+  if (type === undefined || type === "disabled") return false
+  const turns = Json.array(body["messages"])
+  const results = Json.array(Json.object(turns.at(-1))["content"]).some(
+    (block) => Json.object(block)["type"] === "tool_result"
+  )
+  const first = Json.object(Json.array(Json.object(turns.at(-2))["content"])[0])["type"]
+  return results && first !== "thinking" && first !== "redacted_thinking"
+}
+
+/** The parameters of the answering tool, as the text that a caller who asked for JSON expects. */
+export const answerText = (input: unknown): string => Option.getOrElse(Json.stringify(input), () => "")

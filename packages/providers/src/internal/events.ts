@@ -1,0 +1,217 @@
+import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
+import * as ProviderError from "@llm-resilience/core/ProviderError"
+import * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Sse from "effect/encoding/Sse"
+import type * as HttpClientError from "effect/http/HttpClientError"
+import type * as Pull from "effect/Pull"
+import * as Result from "effect/Result"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type * as Json from "./json.ts"
+import * as Transport from "./transport.ts"
+
+type Part = LlmResponse.LlmStreamPart
+
+/**
+ * Turns the events of one streamed answer into parts. It has state and is made anew for each answer: a pure step function would
+ * allocate a state per token, which is most of what a token costs.
+ */
+export interface Decoder {
+  /** Adds what an event means to `parts`. Gives the error that ends the stream, if it is one. */
+  readonly event: (name: string, data: string, parts: Array<Part>) => ProviderError.ProviderError | undefined
+  /** The events are over, politely or not: adds the rest of a complete answer. */
+  readonly end: (parts: Array<Part>) => ProviderError.ProviderError | undefined
+  /** Whether the answer is complete, so that nothing after it matters. */
+  readonly isDone: () => boolean
+}
+
+/** Asks for a streamed answer. */
+export const listen = (
+  endpoint: Transport.Endpoint,
+  write: () => Json.JsonObject,
+  protocol: {
+    readonly decoder: (reply: Transport.Reply) => Decoder
+    readonly read: (
+      json: unknown,
+      reply: Transport.Reply
+    ) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
+  }
+): Stream.Stream<Part, ProviderError.ProviderError> =>
+  Stream.unwrap(
+    Effect.gen(function* () {
+      const connection = yield* Scope.make()
+      let reading: Reading | undefined
+      yield* Scope.addFinalizerExit(yield* Effect.scope, (exit) =>
+        reading?.isComplete() === true
+          ? Effect.asVoid(Effect.forkDetach(Effect.ensuring(drain(reading.text), Scope.close(connection, exit))))
+          : Scope.close(connection, exit)
+      )
+      const reply = yield* Scope.provide(Transport.post(endpoint, write), connection)
+      const { maxStreamBytes } = endpoint.bounds
+      const bytes = Transport.limited(
+        reply.response,
+        maxStreamBytes,
+        Effect.fail(Transport.tooLong(reply, maxStreamBytes))
+      )
+      const text = yield* Scope.provide(Stream.toPull(Stream.decodeText(bytes)), connection)
+      reading = read(text, reply, endpoint, protocol)
+      return Stream.fromPull(Effect.succeed(reading.parts))
+    })
+  )
+
+// A connection is kept alive only when its answer was read to the end, and the end of the connection's answer follows the last event
+// within moments. Nobody waits for it: it is read after the stream is over, for as long as this by the clock of the sockets.
+const patience = "100 millis"
+
+const drain = (text: Text): Effect.Effect<void> =>
+  Effect.forever(text).pipe(
+    Effect.timeoutOption(patience),
+    Effect.ignore,
+    Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
+  )
+
+/** A stream that is being read: its text, the parts in it, and whether the answer is complete although the text may go on. */
+interface Reading {
+  readonly text: Text
+  readonly parts: Pull.Pull<Arr.NonEmptyReadonlyArray<Part>, ProviderError.ProviderError, void>
+  readonly isComplete: () => boolean
+}
+
+type Text = Pull.Pull<
+  Arr.NonEmptyReadonlyArray<string>,
+  HttpClientError.HttpClientError | ProviderError.ProviderError,
+  void
+>
+
+const read = (
+  text: Text,
+  reply: Transport.Reply,
+  endpoint: Transport.Endpoint,
+  protocol: Parameters<typeof listen>[2]
+): Reading => {
+  const decoder = protocol.decoder(reply)
+  // The headers are a sign of life, long before a model that thinks says its first word.
+  let parts: Array<Part> = [
+    {
+      type: "response-metadata",
+      modelId: reply.model,
+      timestamp: DateTime.formatIso(DateTime.makeUnsafe(reply.now))
+    }
+  ]
+  let failure: ProviderError.ProviderError | undefined
+  let ended = false
+  // A body that begins like a document is not a stream: an error without its status, the page of a proxy, or the whole answer of
+  // a server that does not stream. The content type cannot be trusted to tell.
+  let document: string | undefined
+  let beginning = true
+
+  const parser = Sse.makeParser(
+    (event) => {
+      // `retry:` is for clients that reconnect. We never do: that is up to the policies above.
+      if (event._tag === "Event" && failure === undefined && !decoder.isDone()) {
+        failure = decoder.event(event.event, event.data, parts)
+      }
+    },
+    { maxEventSize: endpoint.bounds.maxEventBytes }
+  )
+
+  const feed = (piece: string): void => {
+    if (beginning) {
+      const start = piece.trimStart().charAt(0)
+      if (start === "") return
+      beginning = false
+      if (start === "{" || start === "[" || start === "<") document = ""
+    }
+    if (document !== undefined) {
+      document += piece
+      if (document.length > endpoint.bounds.maxResponseBytes) {
+        failure ??= Transport.tooLong(reply, endpoint.bounds.maxResponseBytes)
+      }
+    } else if (parser.feed(piece) !== undefined) {
+      failure ??= reply.fail("InvalidResponse", `An event is longer than ${endpoint.bounds.maxEventBytes} bytes`)
+    }
+  }
+
+  // Some servers leave out the empty line after the last event.
+  const endLastEvent = (): ProviderError.ProviderError | undefined => {
+    parser.feed("\n\n")
+    const unended = failure
+    failure = undefined
+    return unended
+  }
+
+  const finish = (broken: HttpClientError.HttpClientError | undefined): void => {
+    ended = true
+    if (failure !== undefined || decoder.isDone()) return
+    if (document !== undefined && broken === undefined) {
+      const content = Transport.readDocument(document, reply, protocol.read)
+      if (Result.isFailure(content)) failure = content.failure
+      else parts.push(...content.success.flatMap(asStreamed))
+      return
+    }
+    if (broken === undefined && document === undefined) {
+      const unended = endLastEvent()
+      if (unended !== undefined) {
+        // What is unreadable at the very end was cut, not malformed.
+        const malformed = unended._tag === "APIError" && unended.reason === "InvalidResponse"
+        failure = malformed ? reply.cut(undefined) : unended
+      }
+      if (failure !== undefined || decoder.isDone()) return
+    }
+    const incomplete = decoder.end(parts)
+    if (incomplete !== undefined) failure = broken === undefined ? incomplete : reply.cut(broken)
+  }
+
+  const next: Reading["parts"] = Effect.suspend(() => {
+    if (Arr.isArrayNonEmpty(parts)) {
+      const out = parts
+      parts = []
+      return Effect.succeed(out)
+    }
+    if (failure !== undefined) return Effect.fail(failure)
+    return ended || decoder.isDone() ? Cause.done() : more
+  })
+
+  const more: Reading["parts"] = Effect.flatMap(
+    Effect.matchEffect(text, {
+      onSuccess: (pieces) => {
+        for (const piece of pieces) feed(piece)
+        return Effect.void
+      },
+      onFailure: (error) => {
+        if (ProviderError.isProviderError(error)) failure ??= error
+        else finish(Cause.isDone(error) ? undefined : error)
+        return Effect.void
+      }
+    }),
+    () => next
+  )
+
+  return { text, parts: next, isComplete: () => decoder.isDone() && !ended }
+}
+
+type Whole = LlmResponse.LlmResponse["content"][number]
+
+const asStreamed = (part: Whole, index: number): ReadonlyArray<Part> => {
+  const id = String(index)
+  switch (part.type) {
+    case "text":
+      return [
+        { type: "text-start", id },
+        { type: "text-delta", id, delta: part.text },
+        { type: "text-end", id }
+      ]
+    case "reasoning":
+      return [
+        { type: "reasoning-start", id },
+        { type: "reasoning-delta", id, delta: part.text },
+        { type: "reasoning-end", id, metadata: part.metadata }
+      ]
+    default:
+      return [part]
+  }
+}

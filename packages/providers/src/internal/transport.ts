@@ -1,0 +1,299 @@
+import * as Classification from "../Classification.ts"
+import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
+import * as ProviderError from "@llm-resilience/core/ProviderError"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Headers from "effect/http/Headers"
+import * as HttpBody from "effect/http/HttpBody"
+import * as HttpClient from "effect/http/HttpClient"
+import type * as HttpClientError from "effect/http/HttpClientError"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import type * as HttpClientResponse from "effect/http/HttpClientResponse"
+import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Url from "effect/http/Url"
+import * as Json from "./json.ts"
+
+/** How much of an answer is read before it is given up. */
+export interface Bounds {
+  readonly maxResponseBytes?: number | undefined
+  readonly maxStreamBytes?: number | undefined
+  readonly maxEventBytes?: number | undefined
+}
+
+/** Where requests go, with everything that is the same for all of them. */
+export interface Endpoint {
+  readonly provider: string
+  readonly model: string
+  readonly client: HttpClient.HttpClient.With<HttpClientError.HttpClientError, Scope.Scope>
+  readonly request: HttpClientRequest.HttpClientRequest
+  readonly secrets: ReadonlyArray<string>
+  readonly secretHeaders: ReadonlyArray<string>
+  readonly bounds: { readonly [K in keyof Bounds]-?: number }
+}
+
+const mebibyte = 1024 * 1024
+
+export const endpoint = (options: {
+  readonly module: string
+  readonly provider: string
+  readonly model: string
+  readonly client: HttpClient.HttpClient
+  readonly baseUrl: string
+  readonly path: string
+  readonly query?: { readonly [name: string]: string } | undefined
+  readonly headers: { readonly [name: string]: string | Redacted.Redacted<string> }
+  readonly bounds: Bounds
+}): Endpoint => {
+  if (Result.isFailure(Url.fromString(options.baseUrl))) {
+    throw new RangeError(
+      `${options.module}.make: baseUrl must be an absolute URL, got ${JSON.stringify(options.baseUrl)}`
+    )
+  }
+  if (options.model === "") throw new RangeError(`${options.module}.make: model must not be empty`)
+  const headers = Object.entries(options.headers)
+  return {
+    provider: options.provider,
+    model: options.model,
+    // The request lives as long as the scope of the call: whoever leaves, in whatever way, takes the connection with them.
+    client: HttpClient.withScope(options.client),
+    request: HttpClientRequest.post(address(options.baseUrl, options.path)).pipe(
+      HttpClientRequest.setUrlParams(options.query ?? {}),
+      HttpClientRequest.setHeaders(
+        headers.map(([name, value]) => [name, Redacted.isRedacted(value) ? Redacted.value(value) : value] as const)
+      )
+    ),
+    secrets: headers.flatMap(([, value]) => (Redacted.isRedacted(value) ? spellings(Redacted.value(value)) : [])),
+    secretHeaders: headers.filter(([, value]) => Redacted.isRedacted(value)).map(([name]) => name.toLowerCase()),
+    bounds: {
+      maxResponseBytes: bound(options.module, "maxResponseBytes", options.bounds.maxResponseBytes, 16 * mebibyte),
+      maxStreamBytes: bound(options.module, "maxStreamBytes", options.bounds.maxStreamBytes, 256 * mebibyte),
+      maxEventBytes: bound(options.module, "maxEventBytes", options.bounds.maxEventBytes, 4 * mebibyte)
+    }
+  }
+}
+
+// An address may carry a query, such as the version that Azure asks for.
+const address = (baseUrl: string, path: string): string => {
+  const [base = "", query] = baseUrl.split("?", 2)
+  return base.replace(/\/+$/, "") + path + (query === undefined ? "" : `?${query}`)
+}
+
+// A provider may echo the whole header value, or only the key inside of it.
+const spellings = (secret: string): ReadonlyArray<string> =>
+  [secret, secret.replace(/^Bearer /, "")].filter((text) => text !== "")
+
+const bound = (module: string, name: string, value: number | undefined, otherwise: number): number => {
+  if (value !== undefined && (!Number.isInteger(value) || value < 1)) {
+    throw new RangeError(`${module}.make: ${name} must be an integer >= 1, got ${value}`)
+  }
+  return value ?? otherwise
+}
+
+/** An answer whose headers have arrived, and the errors that may still come out of it. */
+export interface Reply {
+  readonly response: HttpClientResponse.HttpClientResponse
+  readonly provider: string
+  readonly model: string
+  /** Milliseconds since the epoch at which the headers arrived. */
+  readonly now: number
+  /** Says what an error inside the answer means. */
+  readonly classify: (body: string) => ProviderError.ProviderError
+  readonly fail: (reason: ProviderError.Reason, description: string) => ProviderError.APIError
+  /** The error for a body that ended before its time, for the reason the transport gave. */
+  readonly cut: (error: HttpClientError.HttpClientError | undefined) => ProviderError.ProviderError
+}
+
+/** Sends a request and waits for the headers of a successful answer. */
+export const post = (
+  endpoint: Endpoint,
+  write: () => Json.JsonObject
+): Effect.Effect<Reply, ProviderError.ProviderError, Scope.Scope> =>
+  Clock.clockWith((clock) => {
+    const started = clock.monotonicTimeNanosUnsafe()
+    const elapsed = () => Duration.nanos(clock.monotonicTimeNanosUnsafe() - started)
+    return Effect.try({ try: () => HttpBody.jsonUnsafe(write()), catch: () => unwritable(endpoint.provider) }).pipe(
+      Effect.flatMap((body) =>
+        Effect.mapError(endpoint.client.execute(HttpClientRequest.setBody(endpoint.request, body)), (error) =>
+          transportError(endpoint.provider, error, elapsed())
+        )
+      ),
+      Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ...endpoint.secretHeaders]),
+      Effect.flatMap((response) => {
+        const reply = replyOf(endpoint, response, clock.currentTimeMillisUnsafe(), elapsed)
+        return response.status >= 200 && response.status < 300
+          ? Effect.succeed(reply)
+          : Effect.flatMap(readError(response), (text) => Effect.fail(reply.classify(text)))
+      })
+    )
+  })
+
+// A schema without JSON Schema, or a parameter that is a cycle or a function: the request is wrong, not the provider.
+const unwritable = (provider: string): ProviderError.APIError =>
+  new ProviderError.APIError({
+    provider,
+    reason: "InvalidRequest",
+    description: "The request cannot be written as JSON"
+  })
+
+const replyOf = (
+  endpoint: Endpoint,
+  response: HttpClientResponse.HttpClientResponse,
+  now: number,
+  elapsed: () => Duration.Duration
+): Reply => {
+  const { provider, model } = endpoint
+  const requestId = Classification.requestId(response.headers)
+  const redact = (text: string) =>
+    endpoint.secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
+  const fail = (reason: ProviderError.Reason, description: string) =>
+    new ProviderError.APIError({
+      provider,
+      reason,
+      description: Classification.describe(redact(description)),
+      status: response.status,
+      ...(requestId === undefined ? undefined : { requestId })
+    })
+  return {
+    response,
+    provider,
+    model,
+    now,
+    fail,
+    classify: (body) =>
+      Classification.classify({
+        provider,
+        status: response.status,
+        headers: response.headers,
+        body: redact(body),
+        now,
+        elapsed: elapsed()
+      }),
+    cut: (error) => {
+      const code = error === undefined ? undefined : codeOf(error)
+      return code !== undefined && silent.has(code)
+        ? new ProviderError.Timeout({ provider, kind: "idle", after: elapsed() })
+        : fail("StreamCut", `The connection ended before the answer did${code === undefined ? "" : ` (${code})`}`)
+    }
+  }
+}
+
+const unreachable = new Set(["UND_ERR_CONNECT_TIMEOUT", "ETIMEDOUT", "ESOCKETTIMEDOUT"])
+const silent = new Set(["UND_ERR_HEADERS_TIMEOUT", "UND_ERR_BODY_TIMEOUT", "ETIMEDOUT", "ESOCKETTIMEDOUT"])
+
+const transportError = (
+  provider: string,
+  error: HttpClientError.HttpClientError,
+  after: Duration.Duration
+): ProviderError.ProviderError => {
+  const code = codeOf(error)
+  if (code !== undefined && unreachable.has(code))
+    return new ProviderError.Timeout({ provider, kind: "connect", after })
+  if (code !== undefined && silent.has(code)) return new ProviderError.Timeout({ provider, kind: "attempt", after })
+  // Only the code: the message of a transport error may quote the header with the key in it.
+  return new ProviderError.APIError({
+    provider,
+    reason: "Network",
+    description: `The connection failed${code === undefined ? "" : ` (${code})`}`
+  })
+}
+
+/** The code of the system or of the HTTP library, from wherever in the chain of causes it is. */
+const codeOf = (error: unknown, depth = 0): string | undefined => {
+  if (depth > 8 || typeof error !== "object" || error === null) return undefined
+  const { code, cause, reason, errors } = error as Json.JsonObject
+  if (typeof code === "string" && /^[A-Z][A-Z0-9_]{2,60}$/.test(code)) return code
+  return codeOf(reason, depth + 1) ?? codeOf(cause, depth + 1) ?? codeOf(Json.array(errors)[0], depth + 1)
+}
+
+// An error is a few lines; who sends more gets the beginning read.
+const maxErrorBytes = 64 * 1024
+
+// The status counts even when the body that explains it is cut.
+const readError = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<string> =>
+  limited(response, maxErrorBytes, Cause.done()).pipe(
+    Stream.decodeText,
+    Stream.catchCause(() => Stream.empty),
+    Stream.mkString
+  )
+
+/** The bytes of a body, and `beyond` in place of what exceeds the bound. */
+export const limited = <E>(
+  response: HttpClientResponse.HttpClientResponse,
+  maxBytes: number,
+  beyond: Effect.Effect<never, E>
+): Stream.Stream<Uint8Array, HttpClientError.HttpClientError | Exclude<E, Cause.Done>> =>
+  Stream.transformPull(response.stream, (pull) =>
+    Effect.sync(() => {
+      let bytes = 0
+      return Effect.flatMap(
+        Effect.catch(pull, (error) =>
+          !Cause.isDone(error) && error.reason._tag === "EmptyBodyError" ? Cause.done() : Effect.fail(error)
+        ),
+        (chunks) => {
+          for (const chunk of chunks) bytes += chunk.byteLength
+          return bytes > maxBytes ? beyond : Effect.succeed(chunks)
+        }
+      )
+    })
+  )
+
+/** Asks for a whole answer and reads the JSON in it. */
+export const ask = (
+  endpoint: Endpoint,
+  write: () => Json.JsonObject,
+  read: (json: unknown, reply: Reply) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
+): Effect.Effect<
+  { readonly content: LlmResponse.LlmResponse["content"]; readonly limits?: LlmResponse.Limits },
+  ProviderError.ProviderError
+> =>
+  Effect.scoped(
+    Effect.flatMap(post(endpoint, write), (reply) =>
+      Effect.flatMap(readWhole(endpoint, reply), (text) =>
+        Effect.map(Effect.fromResult(readDocument(text, reply, read)), (content) => {
+          const limits = Classification.limits(reply.response.headers, reply.now)
+          return { content, ...(limits === undefined ? undefined : { limits }) }
+        })
+      )
+    )
+  )
+
+const readWhole = (endpoint: Endpoint, reply: Reply): Effect.Effect<string, ProviderError.ProviderError> =>
+  limited(
+    reply.response,
+    endpoint.bounds.maxResponseBytes,
+    Effect.fail(tooLong(reply, endpoint.bounds.maxResponseBytes))
+  ).pipe(
+    Stream.decodeText,
+    Stream.mkString,
+    Effect.mapError((error) => (ProviderError.isProviderError(error) ? error : reply.cut(error)))
+  )
+
+export const tooLong = (reply: Reply, maxBytes: number): ProviderError.APIError =>
+  reply.fail("InvalidResponse", `The answer is longer than ${maxBytes} bytes`)
+
+/** Reads a JSON document that came with a successful status: an answer, an error after all, or the page of a proxy. */
+export const readDocument = (
+  text: string,
+  reply: Reply,
+  read: (json: unknown, reply: Reply) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
+): Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError> => {
+  const json = Json.parse(text)
+  if (json._tag === "None") {
+    return Result.fail(
+      reply.fail(
+        "InvalidResponse",
+        text.trim() === "" ? "The answer is empty" : `The answer is not JSON: ${text.slice(0, 4000)}`
+      )
+    )
+  }
+  return isError(json.value) ? Result.fail(reply.classify(text)) : read(json.value, reply)
+}
+
+/** Whether a JSON value with a successful status is an error all the same. */
+export const isError = (json: unknown): boolean =>
+  Json.isObject(json) && (Boolean(json["error"]) || json["type"] === "error" || json["object"] === "error")

@@ -1,0 +1,122 @@
+import { assert, describe, it } from "@effect/vitest"
+import { LlmRequest } from "@llm-resilience/core"
+import { Providers } from "@llm-resilience/providers"
+import { ConfigProvider, Effect } from "effect"
+import { FetchHttpClient, HttpClient } from "effect/http"
+import { serve } from "./server.ts"
+
+const environment = (env: { readonly [name: string]: string }) => ConfigProvider.layer(ConfigProvider.fromEnv({ env }))
+
+/** Builds the provider of a step, and gives the request that it would send, without sending it. */
+const addressed = (
+  step: Partial<Providers.Step> & { readonly provider: string },
+  env: { readonly [name: string]: string }
+) =>
+  Effect.gen(function* () {
+    const seen: Array<{ readonly url: string; readonly headers: { readonly [name: string]: string } }> = []
+    const client = HttpClient.make((request, url) => {
+      seen.push({ url: String(url), headers: { ...request.headers } })
+      return Effect.never
+    })
+    const factory = Providers.registry[step.provider]
+    assert(factory !== undefined)
+    const provider = yield* factory({ id: "step", model: "model-1", ...step }).pipe(
+      Effect.provideService(HttpClient.HttpClient, client)
+    )
+    const fiber = yield* Effect.forkChild(provider.generate(LlmRequest.make({ prompt: "Hi" })))
+    yield* Effect.yieldNow
+    yield* Effect.yieldNow
+    fiber.interruptUnsafe()
+    return { provider, request: seen[0] }
+  }).pipe(Effect.provide(environment(env)))
+
+describe("Providers", () => {
+  it.effect.each([
+    ["openai", { OPENAI_API_KEY: "k" }, "https://api.openai.com/v1/chat/completions", "authorization", "Bearer k"],
+    [
+      "openrouter",
+      { OPENROUTER_API_KEY: "k" },
+      "https://openrouter.ai/api/v1/chat/completions",
+      "authorization",
+      "Bearer k"
+    ],
+    ["groq", { GROQ_API_KEY: "k" }, "https://api.groq.com/openai/v1/chat/completions", "authorization", "Bearer k"],
+    ["ollama", {}, "http://localhost:11434/v1/chat/completions", "authorization", undefined],
+    ["vllm", {}, "http://localhost:8000/v1/chat/completions", "authorization", undefined],
+    ["anthropic", { ANTHROPIC_API_KEY: "k" }, "https://api.anthropic.com/v1/messages", "x-api-key", "k"],
+    [
+      "azure",
+      { AZURE_OPENAI_API_KEY: "k", AZURE_OPENAI_ENDPOINT: "https://me.openai.azure.com/" },
+      "https://me.openai.azure.com/openai/v1/chat/completions",
+      "api-key",
+      "k"
+    ],
+    [
+      "openai-compatible",
+      { OPENAI_BASE_URL: "http://host/v1/" },
+      "http://host/v1/chat/completions",
+      "authorization",
+      undefined
+    ]
+  ] as const)("finds %s and its key", ([provider, env, url, header, value]) =>
+    Effect.gen(function* () {
+      const { provider: built, request } = yield* addressed({ provider }, env)
+
+      assert.strictEqual(built.id, "step")
+      assert.strictEqual(request?.url, url)
+      assert.strictEqual(request?.headers[header], value)
+    })
+  )
+
+  it.effect("lets the step replace the address and the variable", () =>
+    Effect.gen(function* () {
+      const { request } = yield* addressed(
+        {
+          provider: "azure",
+          baseUrl: "https://me.openai.azure.com/openai/deployments/gpt?api-version=2024-10-21",
+          apiKeyEnv: "MY_KEY"
+        },
+        { MY_KEY: "mine" }
+      )
+
+      assert.strictEqual(
+        request?.url,
+        "https://me.openai.azure.com/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
+      )
+      assert.strictEqual(request?.headers["api-key"], "mine")
+    })
+  )
+
+  it.live("gives a server of your own the settings of the step", () =>
+    Effect.gen(function* () {
+      const server = yield* serve({
+        body: JSON.stringify({ choices: [{ message: { content: "Hello" }, finish_reason: "stop" }] })
+      })
+      const factory = Providers.openAiCompatible({ baseUrl: server.baseUrl, apiKeyEnv: "MY_KEY" })
+
+      const provider = yield* Effect.provide(
+        factory({ id: "mine", provider: "mine", model: "m", maxOutputTokens: 7, temperature: 0 }),
+        [FetchHttpClient.layer, environment({ MY_KEY: "k" })]
+      )
+      const response = yield* provider.generate(LlmRequest.make({ prompt: "Hi" }))
+
+      assert.strictEqual(response.text, "Hello")
+      assert.deepInclude(server.received[0]?.body, { max_tokens: 7, temperature: 0 })
+    })
+  )
+
+  it.effect.each([
+    ["openai", {}, "OPENAI_API_KEY"],
+    ["openai", { OPENAI_API_KEY: "" }, "OPENAI_API_KEY"],
+    ["anthropic", {}, "ANTHROPIC_API_KEY"],
+    ["azure", { AZURE_OPENAI_API_KEY: "k" }, "AZURE_OPENAI_ENDPOINT"],
+    ["openai-compatible", {}, "OPENAI_BASE_URL"]
+  ] as const)("says which variable %s misses", ([provider, env, name]) =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(addressed({ provider }, env))
+
+      assert.strictEqual(error._tag, "ConfigError")
+      assert.include(error.message, name)
+    })
+  )
+})
