@@ -523,6 +523,24 @@ describe("OpenAiCompatible", () => {
       })
     )
 
+    it.live("and leaves the connection to the next call", () =>
+      Effect.gen(function* () {
+        const server = yield* serve({
+          headers: { "content-type": "text/event-stream" },
+          body: [sse(chunk({ content: "Hello" }, "stop")), sse({ choices: [], usage }), ": bye\n\n", sse("[DONE]")]
+        })
+        const provider = yield* model({ baseUrl: server.baseUrl })
+
+        for (let call = 0; call < 8; call++) {
+          yield* Stream.runDrain(provider.stream(hi))
+          yield* Effect.sleep("5 millis")
+        }
+
+        // Fetch may open a second one ahead of need.
+        assert.isAtMost(server.connections(), 2)
+      })
+    )
+
     it.live.each([
       ["without a finish reason", sse(chunk({ content: "Hel" })), "StreamCut"],
       ["with [DONE] but without a finish reason", sse(chunk({ content: "Hel" }), "[DONE]"), "StreamCut"],

@@ -20,8 +20,13 @@ export interface Received {
 export const serve = (reply: Reply) =>
   Effect.map(
     Effect.acquireRelease(
-      Effect.callback<{ readonly server: Http.Server; readonly received: Array<Received> }>((resume) => {
+      Effect.callback<{
+        readonly server: Http.Server
+        readonly received: Array<Received>
+        readonly connections: () => number
+      }>((resume) => {
         const received: Array<Received> = []
+        let connections = 0
         const server = Http.createServer((request, response) => {
           const pieces: Array<Buffer> = []
           request.on("data", (piece: Buffer) => pieces.push(piece))
@@ -39,7 +44,10 @@ export const serve = (reply: Reply) =>
             write(0)
           })
         })
-        server.listen(0, "127.0.0.1", () => resume(Effect.succeed({ server, received })))
+        server.on("connection", () => connections++)
+        server.listen(0, "127.0.0.1", () =>
+          resume(Effect.succeed({ server, received, connections: () => connections }))
+        )
       }),
       ({ server }) =>
         Effect.callback<void>((resume) => {
@@ -47,10 +55,10 @@ export const serve = (reply: Reply) =>
           server.closeAllConnections()
         })
     ),
-    ({ received, server }) => {
+    ({ connections, received, server }) => {
       const address = server.address()
       const port = typeof address === "object" && address !== null ? address.port : 0
-      return { baseUrl: `http://127.0.0.1:${port}/v1`, received }
+      return { baseUrl: `http://127.0.0.1:${port}/v1`, received, connections }
     }
   )
 

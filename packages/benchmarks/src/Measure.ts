@@ -61,7 +61,7 @@ export interface Effort {
  * was above; what is really kept, one reference of eight bytes for instance, is there in all of them.
  */
 export const keepsGoal = ({ figure, median, min, unit }: Result): boolean | undefined =>
-  figure.goal === undefined ? undefined : (unit === "bytes" ? min : median) <= figure.goal
+  figure.goal === undefined ? undefined : (unit === "bytes" ? Math.round(min) : median) <= figure.goal
 
 /** Measures figures that belong together, interleaved. */
 export const measure = (figures: ReadonlyArray<Figure>, effort: Effort): Effect.Effect<ReadonlyArray<Result>> =>

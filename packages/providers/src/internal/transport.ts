@@ -60,7 +60,7 @@ export const endpoint = (options: {
     provider: options.provider,
     model: options.model,
     // The request lives as long as the scope of the call: whoever leaves, in whatever way, takes the connection with them.
-    client: HttpClient.withScope(options.client),
+    client: options.client,
     request: HttpClientRequest.post(address(options.baseUrl, options.path)).pipe(
       HttpClientRequest.setUrlParams(options.query ?? {}),
       HttpClientRequest.setHeaders(
