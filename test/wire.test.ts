@@ -30,7 +30,7 @@ const setUp = Effect.fnUntraced(function* (wire: keyof typeof adapters) {
   const provider = yield* adapters[wire](primary.baseUrl)
   const other = yield* OpenAiCompatible.make({ id: "backup", model: "gpt-4o-mini", baseUrl: backup.baseUrl })
   const resilience = yield* LlmResilience.make({ policy, steps: [{ provider }, { provider: other }] })
-  return { primary, backup, resilience }
+  return { primary, resilience }
 })
 
 const read = (stream: Stream.Stream<LlmResponse.LlmStreamPart, Provider.Failure>) => {
@@ -80,7 +80,7 @@ for (const wire of ["anthropic", "openai"] as const) {
     for (const [name, fault] of misbehaviours) {
       it.live(`${name}: one complete answer or one typed error, whole and streamed`, () =>
         Effect.gen(function* () {
-          const { backup, primary, resilience } = yield* setUp(wire)
+          const { primary, resilience } = yield* setUp(wire)
           yield* primary.setFault(fault)
           const started = performance.now()
 
@@ -103,7 +103,6 @@ for (const wire of ["anthropic", "openai"] as const) {
             assert.isTrue(primaryText.startsWith(text), `"${text}" is the beginning of one answer`)
             assert.isAbove(text.length, 0)
             assert.strictEqual(ends, 0)
-            assert.strictEqual((yield* backup.requests).filter(({ body }) => isStreaming(body)).length, 0)
           }
 
           assert.isBelow(performance.now() - started, 7000)
@@ -137,9 +136,6 @@ for (const wire of ["anthropic", "openai"] as const) {
     )
   })
 }
-
-const isStreaming = (body: unknown): boolean =>
-  typeof body === "object" && body !== null && "stream" in body && body.stream === true
 
 describe("A thousand concurrent calls with a dead primary", () => {
   const patient = { ...request, deadline: undefined }

@@ -296,6 +296,34 @@ describe("Fallback", () => {
       })
     )
 
+    it.effect("is kept although a step's timeout leaves it long to clean up", () =>
+      Effect.gen(function* () {
+        const slow = Provider.make({
+          id: "slow",
+          model: "m",
+          generate: () => Effect.onInterrupt(Effect.never, () => Effect.sleep("1 hour"))
+        })
+        const chain = yield* Fallback.make([yield* Timeouts.policy({ attempt: "2 seconds" })(slow)])
+        const { at, exit } = yield* ends(chain.generate({ ...request, deadline: Duration.seconds(5) }))
+        const error = errorOf(exit)
+
+        assert.strictEqual(at, 5000)
+        assert.deepStrictEqual(error?._tag === "LlmUnavailable" ? story(error.attempts) : undefined, ["slow: Timeout"])
+      })
+    )
+
+    it.effect("is kept although a policy of somebody else hangs", () =>
+      Effect.gen(function* () {
+        const hanging = Policy.make(() => ({ generate: () => Effect.never }))
+        const self = yield* Policy.all([hanging, Timeouts.policy()])(yield* scripted("a"))
+        const chain = yield* Fallback.make([self, yield* scripted("b")])
+        const { at, exit } = yield* ends(chain.generate({ ...request, deadline: Duration.seconds(9) }))
+
+        assert.strictEqual(Exit.isSuccess(exit) ? exit.value.text : undefined, "b")
+        assert.strictEqual(at, 6000)
+      })
+    )
+
     it.effect("of an outer chain also holds in an inner one", () =>
       Effect.gen(function* () {
         const inner = yield* Fallback.make([yield* scripted("a", ScriptedProvider.hang)], { id: "inner" })
@@ -333,20 +361,22 @@ describe("Fallback", () => {
       })
     )
 
-    it.effect("never starts a second answer after the first content: a cut ends with a typed error", () =>
-      Effect.gen(function* () {
-        const [a, b] = yield* Effect.all([
-          scripted("a", ScriptedProvider.stream(["Hel", ScriptedProvider.cut])),
-          scripted("b")
-        ])
-        const chain = yield* Fallback.make([a, b])
-        const { exit, text } = yield* read(chain.stream(request))
-        const error = errorOf(exit)
+    it.effect(
+      "never starts a second answer after the first content when told not to: a cut ends with a typed error",
+      () =>
+        Effect.gen(function* () {
+          const [a, b] = yield* Effect.all([
+            scripted("a", ScriptedProvider.stream(["Hel", ScriptedProvider.cut])),
+            scripted("b")
+          ])
+          const chain = yield* Fallback.make([a, b], { recovery: "fail" })
+          const { exit, text } = yield* read(chain.stream(request))
+          const error = errorOf(exit)
 
-        assert.strictEqual(text, "Hel")
-        assert.strictEqual(error?._tag === "APIError" ? error.reason : undefined, "StreamCut")
-        assert.strictEqual(yield* b.count, 0)
-      })
+          assert.strictEqual(text, "Hel")
+          assert.strictEqual(error?._tag === "APIError" ? error.reason : undefined, "StreamCut")
+          assert.strictEqual(yield* b.count, 0)
+        })
     )
 
     it.effect("takes a stream that ends without finish for cut, and an empty one for failed", () =>

@@ -16,7 +16,7 @@ const usage = `Usage: npm run bench -- [--quick] [--json] [--only <name>]...
   --only <name>  only the figures whose name is or begins with this; may be repeated`
 
 const full: Effort = { rounds: 41, sampleMillis: 40, warmUpMillis: 600, heapRounds: 5, heapShare: 1 }
-const quick: Effort = { rounds: 15, sampleMillis: 20, warmUpMillis: 250, heapRounds: 4, heapShare: 0.6 }
+const quick: Effort = { rounds: 15, sampleMillis: 20, warmUpMillis: 200, heapRounds: 3, heapShare: 0.5 }
 
 const program = Effect.gen(function* () {
   const options = yield* Effect.try({

@@ -205,8 +205,8 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
               ? Effect.succeed(decision.admission)
               : refuse(self, decision._tag === "Rejected" ? decision.reason : { _tag: "ProbeRunning" })
           },
-          progress: (admission, now) => {
-            if (admission.lease !== undefined) apply({ _tag: "Extend", admission }, now)
+          progress: (admission, clock) => {
+            if (admission.lease !== undefined) apply({ _tag: "Extend", admission }, monotonic(clock))
           },
           settle: (admission, outcome, now) => {
             apply({ _tag: "Record", admission, duration: outcome.duration, ...verdictOf(outcome) }, now)

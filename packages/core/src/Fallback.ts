@@ -16,7 +16,17 @@
  * **Streams**
  *
  * The preamble is held back until the first content: up to there a stream fails over like a whole answer, and the caller sees one
- * start. From there on nothing is repeated; a cut or stalled stream ends with a typed error. A `served` part precedes the content.
+ * start, preceded by a `served` part. From there on nothing is silently repeated. When a stream breaks after its first content, `recovery`
+ * says what happens, by what the next step can do:
+ *
+ * - `continue`: a model that accepts a prefill goes on where the text stops; the seam has no repeated and no missing character.
+ * - `restart`: the next step answers anew, and its text is held back as long as it repeats what was emitted. The first difference ends
+ *   the attempt, so two answers are never mixed.
+ * - `fail`: the stream ends with the error of the break.
+ *
+ * Each falls through to the next one, and over the steps that are left. If none succeeds, the error of the break is the one that is
+ * reported. What cannot be compared (a tool call, a file) is never recovered, so no tool call is emitted twice. A recovered answer has a
+ * second `served` part that names all `contributors`.
  *
  * **Never eject everybody**
  *
@@ -27,15 +37,21 @@
  *
  * @since 0.1.0
  */
+import * as Prompt from "effect/ai/Prompt"
 import type * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
-import { open, opened, type Opened } from "./internal/opening.ts"
+import { open, type Opened } from "./internal/opening.ts"
+import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
+import * as Recovery from "./internal/recovery.ts"
+import * as Seam from "./internal/seam.ts"
 import { within } from "./internal/within.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
@@ -55,6 +71,7 @@ import * as Timeouts from "./Timeouts.ts"
  * - `share`: the part of the remaining deadline that one step may use while others are left, 2/3 by default.
  * - `minimumTime`: a step is skipped when less than this is left of the deadline, 100 ms by default.
  * - `lastResortEvery`: how often a call may try a step that would be skipped when all would be, 1 s by default.
+ * - `recovery`: what happens when a stream breaks after its first content, `continue` by default.
  *
  * @category models
  * @since 0.1.0
@@ -64,6 +81,7 @@ export interface Options {
   readonly share?: number | undefined
   readonly minimumTime?: Duration.Input | undefined
   readonly lastResortEvery?: Duration.Input | undefined
+  readonly recovery?: "continue" | "restart" | "fail" | undefined
 }
 
 /**
@@ -124,13 +142,14 @@ export const make: (
   )
   const first = steps[0]
   const last = steps.length - 1
+  const recovery = options?.recovery ?? "continue"
   const lastResort = { busy: false, nextAt: -Infinity }
 
   // One walk along the steps, for whole and streamed answers alike: `ask` calls a step, `answer` tags what it gave.
   const walk = <A, B>(
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
-    ask: (step: Provider, request: LlmRequest.LlmRequest, share: number) => Effect.Effect<A, Failure>,
+    ask: Ask<A>,
     answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>) => B
   ): Effect.Effect<B, Failure> => {
     const attempts: Array<Attempt.Attempt> = []
@@ -187,13 +206,7 @@ export const make: (
         return from(index + 1)
       }
       const decision = Decision.of(table, error)
-      const attempt = {
-        _tag: "Failed" as const,
-        provider: step.id,
-        model: step.model,
-        error,
-        duration: Duration.millis(millis)
-      }
+      const attempt = failedAttempt(step, error, millis)
       attempts.push(attempt)
       if (hub.active()) {
         hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
@@ -256,6 +269,77 @@ export const make: (
     }
   }
 
+  const recoverable = (error: Failure): error is ProviderError.ProviderError =>
+    recovery !== "fail" &&
+    error._tag !== "LlmUnavailable" &&
+    !(error._tag === "Timeout" && error.kind === "deadline") &&
+    Decision.of(table, error).fallOver === "yes"
+
+  // Looks for somebody to finish a broken answer: the steps after the broken one, then that one itself.
+  const resume = (
+    clock: Clock.Clock,
+    request: LlmRequest.LlmRequest,
+    openStep: Ask<Opened>,
+    { current, emitted, error, round, tokensBefore }: Break
+  ): Effect.Effect<{ readonly current: Current; readonly parts: Parts } | undefined> => {
+    const broken = current.step
+    const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, 0)]
+    const index = steps.findIndex((step) => step.id === broken.id)
+    const continued = recovery === "continue" ? Seam.continuing(emitted.text) : undefined
+    const ways = [...steps.slice(index + 1), broken].flatMap((step) => [
+      ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
+      { step, by: "restart" as const }
+    ])
+    const from = (way: number): ReturnType<typeof resume> => {
+      const next = ways[way]
+      if (next === undefined) {
+        if (hub.active()) hub.publish({ _tag: "RecoveryFailed", request: request.id, from: broken.id, error })
+        return Effect.undefined
+      }
+      const { by, step } = next
+      const remaining = request.expiresAt - monotonic(clock)
+      if (remaining < minimumTime || lacks(step, request, undefined) !== undefined) return from(way + 1)
+      const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
+      const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
+      const stepsLeft = ways.length - 1 - way
+      const attempt = Effect.flatMap(
+        openStep(step, { ...asked, stepsLeft }, stepsLeft === 0 ? remaining : remaining * share),
+        (opening) =>
+          Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
+            Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
+          ).pipe(Effect.map((joined) => (joined === undefined ? undefined : { ...joined, opening })))
+      )
+      return Effect.flatMap(step.availability(request), (reason) => {
+        if (reason !== undefined) {
+          attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
+          return from(way + 1)
+        }
+        return Effect.matchEffect(attempt, {
+          onFailure: (failure) => {
+            if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
+            else attempts.push(failedAttempt(step, failure, 0))
+            return from(way + 1)
+          },
+          onSuccess: (joined) => {
+            if (joined === undefined) return from(way + 1)
+            if (hub.active()) {
+              hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
+            }
+            const served = Recovery.together(
+              current.served,
+              serve(announced(joined.opening) ?? servedBy(step), step, [...current.served.attempts, ...attempts])
+            )
+            return Effect.succeed({
+              current: { step, served, opening: joined.opening, joint: joined.joint },
+              parts: [{ type: "served", served }, ...joined.parts]
+            })
+          }
+        })
+      })
+    }
+    return from(0)
+  }
+
   const expired = (step: Provider, millis: number) => () =>
     Effect.fail(
       new ProviderError.Timeout({ provider: step.id, kind: "deadline", after: Duration.millis(Math.max(0, millis)) })
@@ -274,45 +358,69 @@ export const make: (
           clock,
           request,
           (step, request, share) =>
-            share === Infinity
-              ? step.generate(request)
-              : within(
-                  step.generate({ ...request, expiresAt: monotonic(clock) + share }),
-                  share,
-                  expired(step, share),
-                  "hard"
-                ),
+            step.generate(share === Infinity ? request : { ...request, expiresAt: monotonic(clock) + share }),
           (response, step, attempts) =>
             attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts))
         )
       }),
     stream: (asked) =>
-      opened((scope) =>
-        Clock.clockWith((clock) => {
-          const startedAt = monotonic(clock)
-          const request = LlmRequest.start(asked, startedAt)
-          return walk(
-            clock,
-            request,
-            (step, request, share) =>
-              within(open(step.id, step.stream(request), scope), share, expired(step, share), "hard"),
-            (opening, step, attempts): Opened => {
+      Stream.unwrap(
+        Effect.withFiber((fiber) =>
+          Effect.flatMap(Effect.scope, (scope) => {
+            const clock = fiber.getRef(Clock.Clock)
+            const startedAt = monotonic(clock)
+            const request = LlmRequest.start(asked, startedAt)
+            const commit = (opening: Opened, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>): Current => {
               if (hub.active()) {
                 const after = Duration.millis(monotonic(clock) - startedAt)
                 hub.publish({ _tag: "Committed", request: request.id, provider: step.id, after })
               }
-              const announced = opening.head.find((part) => part.type === "served")
-              const served = serve(announced?.served ?? servedBy(step), step, attempts)
+              const served = serve(announced(opening) ?? servedBy(step), step, attempts)
               const rest = opening.head.filter((part) => part.type !== "served")
-              return { ...opening, head: [{ type: "served", served }, ...rest] }
+              return {
+                step,
+                served,
+                joint: undefined,
+                opening: { ...opening, head: [{ type: "served", served }, ...rest] }
+              }
             }
-          )
-        })
+            const openStep: Ask<Opened> = (step, request, share) =>
+              within(open(step.id, step.stream(request), scope), share, expired(step, share), 0)
+            return Effect.map(walk(clock, request, openStep, commit), (first) =>
+              Stream.fromPull(
+                Effect.succeed(
+                  recovering(first, { recoverable, resume: (found) => resume(clock, request, openStep, found) })
+                )
+              )
+            )
+          })
+        )
       ),
     status: Effect.map(Effect.forEach(steps, statusOf), (all) => all.flat()),
     circuits: new Map(steps.flatMap((step) => [...step.circuits]))
   }
   return chain
+})
+
+type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, share: number) => Effect.Effect<A, Failure>
+
+type Parts = Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>
+
+const failedAttempt = (step: Provider, error: ProviderError.ProviderError, millis: number) => ({
+  _tag: "Failed" as const,
+  provider: step.id,
+  model: step.model,
+  error,
+  duration: Duration.millis(millis)
+})
+
+const announced = (opening: Opened): LlmResponse.Served | undefined =>
+  opening.head.find((part) => part.type === "served")?.served
+
+// The same request, ending in an assistant message that the model is to go on with.
+const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.LlmRequest => ({
+  ...request,
+  prompt: Prompt.concat(request.prompt, [{ role: "assistant", content: text }])
 })
 
 const servedBy = (step: Provider): LlmResponse.Served => ({

@@ -16,7 +16,8 @@ import type { Notice } from "./Notice.ts"
  *
  * **Details**
  *
- * `attempts` are the steps that failed or were skipped before `provider` answered; it is empty on a good day. `degraded` says
+ * `attempts` are the steps that failed or were skipped before `provider` answered; it is empty on a good day. `contributors` are
+ * all who wrote a part of a stream that broke and was recovered, in order; `provider` is the last of them. `degraded` says
  * in which way the answer is less than the user may expect (`smaller` model, `shorter` answer). `match`, `similarity` and `age`
  * belong to an answer from the emergency cache. `notice` is what the end user should be told, when there is something to tell.
  *
@@ -28,6 +29,7 @@ export interface Served {
   readonly model: string
   readonly from: "provider" | "cache"
   readonly attempts: ReadonlyArray<Attempt>
+  readonly contributors?: ReadonlyArray<{ readonly provider: string; readonly model: string }> | undefined
   readonly degraded?: "smaller" | "shorter" | undefined
   readonly match?: "exact" | "canonical" | "similar" | undefined
   readonly similarity?: number | undefined

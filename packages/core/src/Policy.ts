@@ -62,13 +62,18 @@ export type Policy<R = never> = (self: Provider) => Effect.Effect<Provider, neve
 /**
  * Creates a policy from a function that gives the members of the provider which it changes.
  *
+ * **Details**
+ *
+ * What a policy waits for, nobody knows; a chain therefore puts a deadline of its own around the result, unless the policy says with
+ * `keepsDeadline: true` that it never waits longer than `request.expiresAt`.
+ *
  * @category constructors
  * @since 0.1.0
  */
 export const make =
   (change: (self: Provider) => Partial<Provider>): Policy =>
   (self) =>
-    Effect.sync(() => ({ ...self, ...change(self) }))
+    Effect.sync(() => ({ ...self, keepsDeadline: false, ...change(self) }))
 
 /**
  * Joins policies to one. The first is the outermost, so the list reads as a call travels: outside to inside.
@@ -138,7 +143,7 @@ export const observe =
   <T>(options: {
     readonly admit: (request: LlmRequest, now: number) => Effect.Effect<T, Failure>
     readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
-    readonly progress?: ((ticket: T, now: number) => void) | undefined
+    readonly progress?: ((ticket: T, clock: Clock.Clock) => void) | undefined
   }) =>
   (self: Provider): Pick<Provider, "generate" | "stream"> => ({
     generate: (request) =>
@@ -176,20 +181,20 @@ export const observe =
               )
               return Stream.transformPull(self.stream(request), (pull) =>
                 Effect.succeed(
-                  Effect.flatMap(
-                    Effect.catchCause(pull, (cause) =>
-                      Effect.andThen(settle(outcomeOfPull(cause, duration())), Effect.failCause(cause))
-                    ),
-                    (parts) => {
-                      if (firstContent === undefined && parts.some(LlmResponse.isContent))
+                  Effect.matchCauseEffect(pull, {
+                    onFailure: (cause) =>
+                      Effect.andThen(settle(outcomeOfPull(cause, duration())), Effect.failCause(cause)),
+                    onSuccess: (parts) => {
+                      if (firstContent === undefined && parts.some(LlmResponse.isContent)) {
                         firstContent = monotonic(clock)
-                      options.progress?.(ticket, monotonic(clock))
+                      }
+                      options.progress?.(ticket, clock)
                       const finished = parts.at(-1)?.type === "finish"
                       return finished
                         ? Effect.as(settle({ _tag: "Succeeded", duration: duration() }), parts)
                         : Effect.succeed(parts)
                     }
-                  )
+                  })
                 )
               )
             })

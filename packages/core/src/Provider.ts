@@ -37,7 +37,8 @@ export type Failure = ProviderError.ProviderError | LlmUnavailable
  *
  * **Details**
  *
- * `contextWindow` and `maxOutputTokens` are in tokens.
+ * `contextWindow` and `maxOutputTokens` are in tokens. `prefill` says that the model goes on where an assistant message at the end of the
+ * prompt stops, which lets a chain continue a stream that broke.
  *
  * @category models
  * @since 0.1.0
@@ -50,6 +51,7 @@ export interface Capabilities {
   readonly files?: boolean | undefined
   readonly jsonSchema?: boolean | undefined
   readonly streaming?: boolean | undefined
+  readonly prefill?: boolean | undefined
 }
 
 /**

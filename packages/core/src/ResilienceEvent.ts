@@ -38,6 +38,7 @@ interface OfProvider {
  * - `StepSkipped`: a step was passed over. `FellBack`: the chain turned from one step to the next.
  * - `Retried`: the same provider is asked again after `delay`.
  * - `Committed`: the first content of a stream is on its way to the caller.
+ * - `Recovered`: a stream that broke after its first content goes on with another provider. `RecoveryFailed`: it does not.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
  * - `DefectCaught`: the provider's own code died; `cause` is for its author.
  * - `NoticeGiven`: the end user is told something.
@@ -72,6 +73,14 @@ export type ResilienceEvent =
     } & OfRequest &
       OfProvider)
   | ({ readonly _tag: "Committed"; readonly after: Duration.Duration } & OfRequest & OfProvider)
+  | ({
+      readonly _tag: "Recovered"
+      readonly from: string
+      readonly to: string
+      readonly by: "continue" | "restart"
+      readonly error: ProviderError
+    } & OfRequest)
+  | ({ readonly _tag: "RecoveryFailed"; readonly from: string; readonly error: ProviderError } & OfRequest)
   | ({ readonly _tag: "NoticeGiven"; readonly notice: Notice } & OfRequest)
   | ({
       readonly _tag: "CircuitChanged"

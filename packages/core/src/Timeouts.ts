@@ -14,8 +14,8 @@
  *
  * **Endings**
  *
- * `cooperative` (default) interrupts the call and waits for its cleanup, so nothing of it is left when the error arrives.
- * `hard` returns on time and lets the loser clean up behind your back: choose it for
+ * `cooperative` (default) interrupts the call and waits for its cleanup as long as the deadline allows, so nothing of it is left when the
+ * error arrives. `hard` returns on time and lets the loser clean up behind your back: choose it for
  * providers whose cancellation is slow. Either way an answer that comes too late is discarded: interruption is final in Effect.
  *
  * A timeout of zero, less than zero or infinity disables that clock.
@@ -81,7 +81,8 @@ export const policy = (options?: Options): Policy.Policy => {
   const attempt = millisOf(options?.attempt ?? "30 seconds")
   const firstToken = millisOf(options?.firstToken ?? options?.attempt ?? "30 seconds")
   const idle = millisOf(options?.idle ?? "15 seconds")
-  const ending = options?.ending ?? "cooperative"
+  // Cleaning up may take as long as the deadline has room for it, or no time at all.
+  const graceOf = (left: number): number => (options?.ending === "hard" ? 0 : left)
   return (self) => {
     const timeout = (kind: ProviderError.Timeout["kind"], millis: number) =>
       new ProviderError.Timeout({ provider: self.id, kind, after: Duration.millis(millis) })
@@ -92,8 +93,13 @@ export const policy = (options?: Options): Policy.Policy => {
         Clock.clockWith((clock) => {
           const left = request.expiresAt - monotonic(clock)
           return left < attempt
-            ? within(self.generate(request), left, () => Effect.fail(timeout("deadline", left)), ending)
-            : within(self.generate(request), attempt, () => Effect.fail(timeout("attempt", attempt)), ending)
+            ? within(self.generate(request), left, () => Effect.fail(timeout("deadline", left)), 0)
+            : within(
+                self.generate(request),
+                attempt,
+                () => Effect.fail(timeout("attempt", attempt)),
+                graceOf(left - attempt)
+              )
         }),
       stream: (request) =>
         Stream.unwrap(
@@ -104,22 +110,15 @@ export const policy = (options?: Options): Policy.Policy => {
               let pulledAt = sentAt
               // Which of the running clocks ends first, as [moment, name].
               const next = (): readonly [number, ProviderError.Timeout["kind"]] => {
-                const ends: ReadonlyArray<readonly [number, ProviderError.Timeout["kind"]]> =
-                  phase === "idle"
-                    ? [
-                        [pulledAt + idle, "idle"],
-                        [request.expiresAt, "deadline"]
-                      ]
-                    : phase === "firstToken"
-                      ? [
-                          [sentAt + firstToken, "firstToken"],
-                          [request.expiresAt, "deadline"]
-                        ]
-                      : [
-                          [sentAt + connect, "connect"],
-                          [sentAt + firstToken, "firstToken"],
-                          [request.expiresAt, "deadline"]
-                        ]
+                if (phase === "idle") {
+                  const silence = pulledAt + idle
+                  return silence <= request.expiresAt ? [silence, "idle"] : [request.expiresAt, "deadline"]
+                }
+                const ends: ReadonlyArray<readonly [number, ProviderError.Timeout["kind"]]> = [
+                  [phase === "connect" ? sentAt + connect : Infinity, "connect"],
+                  [sentAt + firstToken, "firstToken"],
+                  [request.expiresAt, "deadline"]
+                ]
                 return ends.reduce((soonest, end) => (end[0] < soonest[0] ? end : soonest))
               }
               return watch(self.stream(request), {
@@ -134,7 +133,7 @@ export const policy = (options?: Options): Policy.Policy => {
                   const kind = next()[1]
                   return timeout(kind, now - (kind === "idle" ? pulledAt : sentAt))
                 },
-                ending
+                grace: (now) => graceOf(request.expiresAt - now)
               })
             })
           )

@@ -70,16 +70,16 @@ export const opened = <E>(
   opening: (scope: Scope.Scope) => Effect.Effect<Opened, E>
 ): Stream.Stream<LlmResponse.LlmStreamPart, E | Failure> =>
   Stream.unwrap(
-    Effect.map(Effect.flatMap(Effect.scope, opening), ({ head, rest }) =>
-      Stream.fromPull(
-        Effect.sync(() => {
-          let started = false
-          return Effect.suspend((): Pull.Pull<Parts, Failure> => {
+    Effect.map(Effect.flatMap(Effect.scope, opening), ({ head, rest }) => {
+      let started = false
+      return Stream.fromPull(
+        Effect.succeed(
+          Effect.suspend((): Pull.Pull<Parts, Failure> => {
             if (started) return rest
             started = true
             return Effect.succeed(head)
           })
-        })
+        )
       )
-    )
+    })
   )

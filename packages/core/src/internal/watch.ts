@@ -23,7 +23,8 @@ export const watch = <A, E, E2>(
     readonly limit: (now: number) => number
     readonly onParts: (parts: NonEmptyReadonlyArray<A>) => void
     readonly onTimeout: (now: number) => E2
-    readonly ending: "cooperative" | "hard"
+    /** How many milliseconds a pull that is interrupted may take to clean up before the error is returned. */
+    readonly grace: (now: number) => number
   }
 ): Stream.Stream<A, E | E2> =>
   Stream.transformPull(self, (pull, scope) =>
@@ -61,8 +62,14 @@ export const watch = <A, E, E2>(
             expire: () => {
               waiting = undefined
               late = true
+              const grace = options.grace(monotonic(clock))
+              if (grace <= 0) resume(timedOut())
+              else if (grace < Infinity) {
+                const end = fork(clock.sleep(Duration.millis(grace)))
+                end.addObserver((exit) => Exit.isSuccess(exit) && resume(timedOut()))
+                worker.addObserver(() => end.interruptUnsafe())
+              }
               worker.interruptUnsafe()
-              if (options.ending === "hard") resume(timedOut())
             }
           }
           if (limit !== Infinity && (timer === undefined || limit < timer.wakesAt)) arm(limit)
@@ -73,7 +80,7 @@ export const watch = <A, E, E2>(
           return Effect.suspend(() => {
             waiting = undefined
             worker.interruptUnsafe()
-            return options.ending === "hard" ? Effect.void : settled(worker)
+            return options.grace(monotonic(clock)) <= 0 ? Effect.void : settled(worker)
           })
         })
       })

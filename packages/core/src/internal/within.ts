@@ -7,14 +7,15 @@ import type * as Fiber from "effect/Fiber"
 /**
  * Runs an effect and ends it with `onTimeout` when `millis` have passed.
  *
- * `cooperative` interrupts the loser and waits until it has cleaned up. `hard` returns on time and leaves the loser to clean up on its own: with `Effect.timeout` a provider whose cleanup takes three seconds would keep the
- * caller three seconds too long. An effect that completes at once never starts a timer.
+ * The loser is interrupted and has `grace` milliseconds to clean up before the error is returned; what it does after that is behind the
+ * caller's back. With `Effect.timeout` a provider whose cleanup takes three seconds would keep the caller three seconds too long. An
+ * effect that completes at once never starts a timer.
  */
 export const within = <A, E, E2>(
   self: Effect.Effect<A, E>,
   millis: number,
   onTimeout: () => Effect.Effect<never, E2>,
-  ending: "cooperative" | "hard"
+  grace: number
 ): Effect.Effect<A, E | E2> => {
   if (millis === Infinity) return self
   return Effect.withFiber((parent): Effect.Effect<A, E | E2> => {
@@ -24,21 +25,27 @@ export const within = <A, E, E2>(
     if (already !== undefined) return already
     return Effect.callback<A, E | E2>((resume) => {
       let late = false
+      let timer: Fiber.Fiber<void> | undefined
+      const after = (millis: number, then: () => void): void => {
+        timer = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
+        timer.addObserver((exit) => {
+          if (Exit.isSuccess(exit)) then()
+        })
+      }
       worker.addObserver((exit) => {
-        timer.interruptUnsafe()
+        timer?.interruptUnsafe()
         resume(late ? onTimeout() : exit)
       })
-      const timer = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
-      timer.addObserver((exit) => {
-        if (Exit.isFailure(exit)) return
+      after(millis, () => {
         late = true
+        if (grace <= 0) resume(onTimeout())
+        else if (grace < Infinity) after(grace, () => resume(onTimeout()))
         worker.interruptUnsafe()
-        if (ending === "hard") resume(onTimeout())
       })
       return Effect.suspend(() => {
-        timer.interruptUnsafe()
+        timer?.interruptUnsafe()
         worker.interruptUnsafe()
-        return ending === "hard" ? Effect.void : settled(worker)
+        return grace <= 0 ? Effect.void : settled(worker)
       })
     })
   })

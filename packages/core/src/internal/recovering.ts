@@ -1,0 +1,111 @@
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Pull from "effect/Pull"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { LlmStreamPart, Served } from "../LlmResponse.ts"
+import type { Failure, Provider } from "../Provider.ts"
+import type { ProviderError } from "../ProviderError.ts"
+import type { Opened } from "./opening.ts"
+import * as Recovery from "./recovery.ts"
+
+type Parts = NonEmptyReadonlyArray<LlmStreamPart>
+
+/** A stream that is being read: who serves it, and, when it goes on with another one's answer, how the two are joined. */
+export interface Current {
+  readonly step: Provider
+  readonly served: Served
+  readonly opening: Opened
+  readonly joint: Recovery.Joint | undefined
+}
+
+/** A break in the middle of an answer. */
+export interface Break {
+  readonly error: ProviderError
+  readonly emitted: Recovery.Emitted
+  readonly current: Current
+  readonly round: number
+  readonly tokensBefore: number
+}
+
+/** Every break may be followed by another one. An answer that broke this often is not going to be finished. */
+const maxRounds = 4
+
+/**
+ * Reads a stream and, when it breaks, goes on with the one that `resume` finds. When it finds none, the error of the break is the one
+ * that the reader sees.
+ */
+export const recovering = (
+  first: Current,
+  options: {
+    readonly recoverable: (error: Failure) => error is ProviderError
+    readonly resume: (found: Break) => Effect.Effect<{ readonly current: Current; readonly parts: Parts } | undefined>
+  }
+): Pull.Pull<Parts, Failure> => {
+  let current = first
+  let emitted = Recovery.nothing
+  let started = false
+  let round = 0
+  let tokensBefore = 0
+
+  const emit = (parts: Parts): Parts => {
+    for (const part of parts) emitted = Recovery.see(emitted, part)
+    return parts
+  }
+
+  const next: Pull.Pull<Parts, Failure> = Effect.suspend((): Pull.Pull<Parts, Failure> => {
+    if (!started) {
+      started = true
+      return Effect.succeed(emit(first.opening.head))
+    }
+    return Effect.matchCauseEffect(current.opening.rest, { onSuccess: arrived, onFailure: stopped })
+  })
+
+  const arrived = (parts: Parts): Pull.Pull<Parts, Failure> => {
+    const { joint } = current
+    if (joint === undefined) return Effect.succeed(emit(parts))
+    const passed = Recovery.pass(joint, parts)
+    if (passed === undefined) return Effect.die("unreachable: a stream is resumed after its seam is passed")
+    current = { ...current, joint: passed[0] }
+    return Recovery.isNonEmpty(passed[1]) ? Effect.succeed(emit(passed[1])) : next
+  }
+
+  const stopped = (cause: Cause.Cause<Failure | Cause.Done>): Pull.Pull<Parts, Failure> => {
+    const error = cause.reasons.find(Cause.isFailReason)?.error
+    if (error === undefined || Cause.isDone(error) || Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause)
+    if (!options.recoverable(error) || emitted.beyondText || round === maxRounds) return Effect.failCause(cause)
+    round++
+    tokensBefore += Recovery.estimateTokens(emitted.text) - tokensBefore
+    const found: Break = { error, emitted, current, round, tokensBefore }
+    return Effect.flatMap(
+      Effect.andThen(current.opening.close(Exit.fail(error)), options.resume(found)),
+      (resumed): Pull.Pull<Parts, Failure> => {
+        if (resumed === undefined) return Effect.failCause(cause)
+        current = resumed.current
+        return Effect.succeed(emit(resumed.parts))
+      }
+    )
+  }
+
+  return next
+}
+
+/**
+ * Reads a newly opened stream up to where it says something that the reader has not seen, or `undefined` when it says something else.
+ */
+export const join = (
+  opening: Opened,
+  joint: Recovery.Joint
+): Effect.Effect<{ readonly joint: Recovery.Joint; readonly parts: Parts } | undefined, Failure> => {
+  const read = (joint: Recovery.Joint, parts: Parts): ReturnType<typeof join> => {
+    const passed = Recovery.pass(joint, parts)
+    if (passed === undefined) return Effect.undefined
+    const [after, out] = passed
+    if (Recovery.isNonEmpty(out)) return Effect.succeed({ joint: after, parts: out })
+    return Effect.flatMap(
+      Pull.catchDone(opening.rest, () => Effect.undefined),
+      (more) => (more === undefined ? Effect.undefined : read(after, more))
+    )
+  }
+  return read(joint, opening.head)
+}
