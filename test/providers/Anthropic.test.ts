@@ -86,6 +86,21 @@ const cityRequest = LlmRequest.make({
   responseFormat: { type: "json", objectName: "city", schema: Schema.Record(Schema.String, Schema.String) }
 })
 
+const Named = City.annotate({ identifier: "Named" })
+
+interface Tree {
+  readonly children: ReadonlyArray<Tree>
+}
+
+const Node = Schema.Struct({
+  children: Schema.Array(Schema.suspend((): Schema.Codec<Tree> => Node))
+}).annotate({ identifier: "Node" })
+
+interface Sent {
+  readonly content: ReadonlyArray<{ readonly id?: string; readonly [field: string]: unknown }>
+  readonly [field: string]: unknown
+}
+
 describe("Anthropic", () => {
   describe("asks", () => {
     it.live("with the model, the messages, the settings and the headers of the API", () =>
@@ -159,10 +174,12 @@ describe("Anthropic", () => {
           ]
         })
 
-        const { messages } = body as { messages: ReadonlyArray<{ content: ReadonlyArray<{ id?: string }> }> }
+        const { messages } = body as {
+          messages: ReadonlyArray<Sent>
+        }
         const rewritten = messages[1]?.content[2]?.id ?? ""
         assert.match(rewritten, /^[a-zA-Z0-9_-]{1,64}$/)
-        assert.deepStrictEqual(messages as unknown, [
+        assert.deepStrictEqual(messages, [
           {
             role: "user",
             content: [
@@ -298,6 +315,8 @@ describe("Anthropic", () => {
 
         const native = yield* ask(City)
         const open = yield* ask(Schema.Record(Schema.String, Schema.String))
+        const recursive = yield* ask(Node)
+        const shared = yield* ask(Schema.Struct({ from: Named, to: Named }))
         const old = yield* ask(City, { model: "claude-3-opus-20240229" })
 
         assert.deepInclude(native.body, {
@@ -314,6 +333,11 @@ describe("Anthropic", () => {
           }
         })
         assert.deepInclude(open.body, { tool_choice: { type: "tool", name: "city" } })
+        assert.deepInclude(recursive.body, { tool_choice: { type: "tool", name: "city" } })
+        assert.nestedInclude(shared.body, {
+          "output_config.format.schema.properties.from.$ref": "#/$defs/Named",
+          "output_config.format.schema.$defs.Named.additionalProperties": false
+        })
         assert.nestedInclude(old.body, { "tools[0].name": "city", "tools[0].input_schema.type": "object" })
       })
     )
@@ -516,7 +540,7 @@ describe("Anthropic", () => {
       ["with message_stop but without a stop reason", named(...hello, end), "StreamCut"],
       [
         "with an error",
-        named(...hello, { type: "error", error: { type: "overloaded_error", message: "x" } } as { type: string }),
+        named(...hello, { type: "error", error: { type: "overloaded_error", message: "x" } }),
         "Overloaded"
       ],
       [

@@ -2,9 +2,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { NodeHttpClient } from "@effect/platform-node"
 import { LlmRequest, LlmResponse, Provider, ProviderError } from "@llm-resilience/core"
 import { OpenAiCompatible } from "@llm-resilience/providers"
-import { Config, ConfigProvider, Duration, Effect, Layer, Redacted, Schema, Stream } from "effect"
+import { Config, ConfigProvider, Duration, Effect, Layer, Redacted, Schema, Stream, Tracer } from "effect"
 import { Tool } from "effect/ai"
-import { FetchHttpClient } from "effect/http"
+import { FetchHttpClient, HttpClient } from "effect/http"
 import { serve, sse } from "./server.ts"
 
 const hi = LlmRequest.make({ prompt: "Hi" })
@@ -77,6 +77,21 @@ const weather = Tool.make("weather", {
   parameters: Schema.Struct({ city: Schema.String })
 })
 
+interface Tree {
+  readonly name: string
+  readonly children: ReadonlyArray<Tree>
+}
+
+const Node = Schema.Struct({
+  name: Schema.String,
+  children: Schema.Array(Schema.suspend((): Schema.Codec<Tree> => Node))
+}).annotate({ identifier: "Node" })
+
+interface Sent {
+  readonly tool_calls?: ReadonlyArray<{ readonly id: string; readonly [field: string]: unknown }>
+  readonly [field: string]: unknown
+}
+
 describe("OpenAiCompatible", () => {
   describe("asks", () => {
     it.live("with the model, the messages and the settings", () =>
@@ -114,10 +129,14 @@ describe("OpenAiCompatible", () => {
             prompt: "Hi",
             settings: { temperature: 1, providerOptions: { openai: { user: "u" }, mine: { top_k: 3 } } }
           },
-          { id: "mine", maxTokensField: "max_completion_tokens", settings: { temperature: 0, maxOutputTokens: 9 } }
+          {
+            id: "mine",
+            maxTokensField: "max_completion_tokens",
+            settings: { temperature: 0, maxOutputTokens: 9, providerOptions: { mine: { min_p: 1, top_k: 1 } } }
+          }
         )
 
-        assert.deepInclude(body, { temperature: 1, max_completion_tokens: 9, user: "u", top_k: 3 })
+        assert.deepInclude(body, { temperature: 1, max_completion_tokens: 9, user: "u", top_k: 3, min_p: 1 })
       })
     )
 
@@ -245,7 +264,7 @@ describe("OpenAiCompatible", () => {
           ]
         })
 
-        const { messages } = body as { messages: ReadonlyArray<{ tool_calls?: ReadonlyArray<{ id: string }> }> }
+        const { messages } = body as { messages: ReadonlyArray<Sent> }
         const rewritten = messages[1]?.tool_calls?.[0]?.id ?? ""
         assert.match(rewritten, /^[a-zA-Z0-9_-]{1,40}$/)
         assert.deepStrictEqual(messages.slice(1), [
@@ -257,7 +276,7 @@ describe("OpenAiCompatible", () => {
             ]
           },
           { role: "tool", tool_call_id: rewritten, content: '{"c":20}' }
-        ] as never)
+        ])
       })
     )
 
@@ -268,6 +287,8 @@ describe("OpenAiCompatible", () => {
 
         const strict = yield* format(Schema.Struct({ name: Schema.String, size: Schema.NullOr(Schema.Number) }))
         const loose = yield* format(Schema.Struct({ name: Schema.optionalKey(Schema.String) }))
+        const nullable = yield* format(Schema.Struct({ name: Schema.optional(Schema.String) }))
+        const shared = yield* format(Node)
 
         assert.nestedInclude(strict.body, {
           "response_format.type": "json_schema",
@@ -275,9 +296,31 @@ describe("OpenAiCompatible", () => {
           "response_format.json_schema.strict": true
         })
         assert.nestedInclude(loose.body, { "response_format.json_schema.strict": false })
+        assert.nestedInclude(nullable.body, {
+          "response_format.json_schema.strict": true,
+          "response_format.json_schema.schema.required[0]": "name"
+        })
+        assert.nestedInclude(shared.body, {
+          "response_format.json_schema.strict": true,
+          "response_format.json_schema.schema.type": "object",
+          "response_format.json_schema.schema.properties.children.items.$ref": "#/$defs/Node"
+        })
       })
     )
   })
+
+  it.live("does not ask with what JSON cannot say", () =>
+    Effect.gen(function* () {
+      const provider = yield* model({ baseUrl: "http://127.0.0.1:9/v1" })
+      const call = { type: "tool-call" as const, id: "a", name: "x", params: { big: 1n } }
+
+      const error = yield* Effect.flip(
+        provider.generate(LlmRequest.make({ prompt: [{ role: "assistant", content: [call] }] }))
+      )
+
+      assert.deepInclude(error, { reason: "InvalidRequest" })
+    })
+  )
 
   describe("reads a whole answer", () => {
     it.live("with reasoning, text, tool calls, usage and limits", () =>
@@ -484,6 +527,22 @@ describe("OpenAiCompatible", () => {
       })
     )
 
+    it.live("with pieces of a tool call that nobody named as if they were not there", () =>
+      Effect.gen(function* () {
+        const { error, parts } = yield* streamed(
+          sse(
+            chunk({
+              tool_calls: [{ index: 0, function: { arguments: "{}" } }, { index: 1, function: { name: "" } }, null]
+            }),
+            chunk({}, "stop")
+          )
+        )
+
+        assert.strictEqual(error, "complete")
+        assert.isFalse(parts.some((part) => part.type.startsWith("tool")))
+      })
+    )
+
     it.live.each([
       ["without [DONE]", sse(chunk({ content: "Hello" }, "stop"))],
       ["without an empty line at the end", sse(chunk({ content: "Hello" }, "stop")).trimEnd()],
@@ -630,6 +689,54 @@ describe("OpenAiCompatible", () => {
 
         assert.strictEqual(reason(error), "Authentication")
         assert.notInclude(`${JSON.stringify(error)} ${String(error)}`, key)
+      })
+    )
+
+    it.live("but a placeholder is no secret, and leaves the error readable", () =>
+      Effect.gen(function* () {
+        const server = yield* serve({
+          status: 400,
+          body: JSON.stringify({ error: "maximum context length is 9 tokens" })
+        })
+        const provider = yield* model({ baseUrl: server.baseUrl, apiKey: Redacted.make("context") })
+
+        const error = yield* Effect.flip(provider.generate(hi))
+
+        assert.deepInclude(error, {
+          reason: "ContextLengthExceeded",
+          description: "maximum context length is 9 tokens"
+        })
+      })
+    )
+
+    it.live("when its requests are traced", () =>
+      Effect.gen(function* () {
+        const spans: Array<Tracer.NativeSpan> = []
+        const tracer = Tracer.make({
+          span: (options) => {
+            const span = new Tracer.NativeSpan(options)
+            spans.push(span)
+            return span
+          }
+        })
+        const server = yield* serve({ body: JSON.stringify(completion({ content: "Hello" })) })
+        const provider = yield* model({
+          baseUrl: server.baseUrl,
+          apiKey: Redacted.make("my-own-key"),
+          authentication: "api-key",
+          headers: { "x-team": Redacted.make("my-own-team"), "x-app": "app" }
+        })
+
+        yield* provider.generate(hi).pipe(
+          Effect.provideService(Tracer.Tracer, tracer),
+          Effect.provideService(HttpClient.TracerHeaderFilter, () => true)
+        )
+
+        const attributes = spans
+          .flatMap((span) => [...span.attributes])
+          .map(([name, value]) => `${name}=${String(value)}`)
+        assert.include(attributes.join(), "http.request.header.x-app=app")
+        assert.notInclude(attributes.join(), "my-own")
       })
     )
 

@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { LlmRequest } from "@llm-resilience/core"
+import { LlmRequest, LlmResilience } from "@llm-resilience/core"
 import { Providers } from "@llm-resilience/providers"
-import { ConfigProvider, Effect } from "effect"
+import { Fault, Upstream } from "@llm-resilience/testing"
+import { ConfigProvider, Effect, Layer } from "effect"
 import { FetchHttpClient, HttpClient } from "effect/http"
 import { serve } from "./server.ts"
 
@@ -105,12 +106,40 @@ describe("Providers", () => {
     })
   )
 
+  it.live("makes the steps of a chain that is written down", () =>
+    Effect.gen(function* () {
+      const upstream = yield* Upstream.make({ answer: (question) => `${question.protocol} here`, apiKey: "k" })
+      yield* upstream.setFault((index) => (index === 0 ? Fault.status(401) : undefined))
+      const layer = LlmResilience.layerConfig({
+        config: `
+fallback_chain:
+  - provider: openai
+    model: gpt-5
+    base_url: ${upstream.baseUrl}
+  - provider: anthropic
+    model: claude-sonnet-4-5
+    base_url: ${upstream.baseUrl}
+`,
+        providers: Providers.registry
+      }).pipe(Layer.provide([FetchHttpClient.layer, environment({ OPENAI_API_KEY: "k", ANTHROPIC_API_KEY: "k" })]))
+
+      const response = yield* Effect.provide(
+        Effect.flatMap(LlmResilience.LlmResilience, (llm) => llm.generate(LlmRequest.make({ prompt: "Hi" }))),
+        layer
+      )
+
+      assert.strictEqual(response.text, "anthropic here")
+      assert.strictEqual(response.served.attempts.length, 1)
+    })
+  )
+
   it.effect.each([
     ["openai", {}, "OPENAI_API_KEY"],
     ["openai", { OPENAI_API_KEY: "" }, "OPENAI_API_KEY"],
     ["anthropic", {}, "ANTHROPIC_API_KEY"],
     ["azure", { AZURE_OPENAI_API_KEY: "k" }, "AZURE_OPENAI_ENDPOINT"],
-    ["openai-compatible", {}, "OPENAI_BASE_URL"]
+    ["openai-compatible", {}, "OPENAI_BASE_URL"],
+    ["openai-compatible", { OPENAI_BASE_URL: "localhost" }, "OPENAI_BASE_URL"]
   ] as const)("says which variable %s misses", ([provider, env, name]) =>
     Effect.gen(function* () {
       const error = yield* Effect.flip(addressed({ provider }, env))

@@ -3,7 +3,7 @@ import { NodeHttpClient } from "@effect/platform-node"
 import { LlmRequest, LlmResponse, ProviderError } from "@llm-resilience/core"
 import { Anthropic, OpenAiCompatible } from "@llm-resilience/providers"
 import { Fault, Upstream } from "@llm-resilience/testing"
-import { Duration, Effect, Fiber, Layer, Redacted, Stream } from "effect"
+import { Duration, Effect, Fiber, Layer, Redacted, type Scope, Stream } from "effect"
 import { FetchHttpClient, HttpClient, HttpClientError } from "effect/http"
 
 const hi = LlmRequest.make({ prompt: "Hi" })
@@ -58,7 +58,7 @@ const outcomes = (protocol: keyof typeof protocols, fault?: Fault.Fault) =>
   })
 
 describe.each(cases)("%s over %s", (protocol, client) => {
-  const it_ = <A, E>(name: string, effect: Effect.Effect<A, E, HttpClient.HttpClient>) =>
+  const it_ = <A, E>(name: string, effect: Effect.Effect<A, E, HttpClient.HttpClient | Scope.Scope>) =>
     it.live(name, () => Effect.provide(effect, clients[client]))
 
   it_(
@@ -167,6 +167,25 @@ describe.each(cases)("%s over %s", (protocol, client) => {
 
       assert.isTrue(LlmResponse.isContent(parts[parts.length - 1] ?? { type: "text-end", id: "" }))
       yield* upstream.awaitAborted(1)
+    })
+  )
+
+  it_(
+    "keeps concurrent answers apart",
+    Effect.gen(function* () {
+      const { provider } = yield* setup(protocol, undefined, { answer: (question) => `You said ${question.text}.` })
+      const ask = (index: number) =>
+        Effect.map(Stream.runCollect(provider.stream(LlmRequest.make({ prompt: `number ${index}` }))), (parts) =>
+          parts.reduce((said, part) => (part.type === "text-delta" ? said + part.delta : said), "")
+        )
+      const indexes = Array.from({ length: 20 }, (_, index) => index)
+
+      const said = yield* Effect.forEach(indexes, ask, { concurrency: "unbounded" })
+
+      assert.deepStrictEqual(
+        said,
+        indexes.map((index) => `You said number ${index}.`)
+      )
     })
   )
 

@@ -67,5 +67,5 @@ export const sse = (...events: ReadonlyArray<unknown>): string =>
   events.map((event) => `data: ${typeof event === "string" ? event : JSON.stringify(event)}\n\n`).join("")
 
 /** The same with an `event:` line, as Anthropic writes it. */
-export const named = (...events: ReadonlyArray<{ readonly type: string }>): string =>
+export const named = (...events: ReadonlyArray<{ readonly type: string; readonly [field: string]: unknown }>): string =>
   events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join("")

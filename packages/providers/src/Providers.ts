@@ -124,7 +124,10 @@ const settingsOf = (step: Step): LlmRequest.Settings => ({
   ...(step.temperature === undefined ? undefined : { temperature: step.temperature })
 })
 
-const azureEndpoint = Config.NonEmptyString("AZURE_OPENAI_ENDPOINT")
+const addressIn = (name: string): Config.Config<string> =>
+  Config.schema(Schema.String.check(Schema.isPattern(/^https?:\/\/\S+$/)), name)
+
+const azureEndpoint = addressIn("AZURE_OPENAI_ENDPOINT")
 
 const azureOpenAi = openAiCompatible({
   apiKeyEnv: "AZURE_OPENAI_API_KEY",
@@ -164,5 +167,5 @@ export const registry: { readonly [name: string]: Factory } = {
   ollama: openAiCompatible({ baseUrl: "http://localhost:11434/v1" }),
   vllm: openAiCompatible({ baseUrl: "http://localhost:8000/v1" }),
   anthropic: anthropic({ apiKeyEnv: "ANTHROPIC_API_KEY" }),
-  "openai-compatible": openAiCompatible({ baseUrl: Config.NonEmptyString("OPENAI_BASE_URL") })
+  "openai-compatible": openAiCompatible({ baseUrl: addressIn("OPENAI_BASE_URL") })
 }

@@ -25,7 +25,7 @@ const decodeMessage = Schema.decodeUnknownOption(Message)
 export const read = (
   json: unknown,
   reply: Reply,
-  answerTool?: string | undefined
+  answerTool?: string
 ): Result.Result<ReadonlyArray<Response.PartEncoded>, ProviderError.ProviderError> => {
   const message = Option.getOrUndefined(decodeMessage(json))
   if (message === undefined) return Result.fail(reply.fail("InvalidResponse", "The answer is not a message"))

@@ -107,9 +107,10 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
 
   const close = (index: number, parts: Parts): ProviderError.ProviderError | undefined => {
     const block = blocks.get(index)
+    if (block === undefined) return
     blocks.delete(index)
     const id = String(index)
-    switch (block?.type) {
+    switch (block.type) {
       case "text":
       case "answer":
         parts.push({ type: "text-end", id })

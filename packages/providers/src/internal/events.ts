@@ -44,7 +44,7 @@ export const listen = (
   Stream.unwrap(
     Effect.gen(function* () {
       const connection = yield* Scope.make()
-      let reading: Reading | undefined
+      let reading: Reading | undefined = undefined
       yield* Scope.addFinalizerExit(yield* Effect.scope, (exit) =>
         reading?.isComplete() === true
           ? Effect.asVoid(Effect.forkDetach(Effect.ensuring(drain(reading.text), Scope.close(connection, exit))))
@@ -155,11 +155,9 @@ const read = (
     }
     if (broken === undefined && document === undefined) {
       const unended = endLastEvent()
-      if (unended !== undefined) {
-        // What is unreadable at the very end was cut, not malformed.
-        const malformed = unended._tag === "APIError" && unended.reason === "InvalidResponse"
-        failure = malformed ? reply.cut(undefined) : unended
-      }
+      // What is unreadable at the very end was cut, not malformed: whether that matters, the decoder knows.
+      if (unended !== undefined && !(unended._tag === "APIError" && unended.reason === "InvalidResponse"))
+        failure = unended
       if (failure !== undefined || decoder.isDone()) return
     }
     const incomplete = decoder.end(parts)

@@ -1,6 +1,5 @@
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
-import * as Option from "effect/Option"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
@@ -115,8 +114,7 @@ const toolCall = (part: Prompt.ToolCallPart): Json.JsonObject => ({
   type: "function",
   function: {
     name: part.name,
-    arguments:
-      typeof part.params === "string" ? part.params : Option.getOrElse(Json.stringify(part.params ?? {}), () => "{}")
+    arguments: typeof part.params === "string" ? part.params : Translation.write(part.params ?? {})
   }
 })
 

@@ -3,8 +3,8 @@ import * as Prompt from "effect/ai/Prompt"
 import * as Tool from "effect/ai/Tool"
 import * as Base64 from "effect/encoding/Base64"
 import * as Hash from "effect/Hash"
-import * as Option from "effect/Option"
-import * as Json from "./json.ts"
+import * as Record from "effect/Record"
+import type * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 
 const allowed = /^[a-zA-Z0-9_-]+$/
@@ -23,8 +23,11 @@ export const callId = (id: string, maxLength: number): string => {
 /** What a tool gave, as the text for a model. */
 export const resultText = (part: Prompt.ToolResultPart): string => {
   if (part.modelOutput !== undefined) return Prompt.toolModelOutputToText(part.modelOutput)
-  return typeof part.result === "string" ? part.result : Option.getOrElse(Json.stringify(part.result), () => "null")
+  return typeof part.result === "string" ? part.result : write(part.result ?? null)
 }
+
+/** The value as JSON text. What JSON cannot say throws, and the transport calls the request invalid. */
+export const write = (value: unknown): string => JSON.stringify(value)
 
 /** Where the bytes of a file are. */
 export type Source = { readonly _tag: "Url"; readonly url: string } | { readonly _tag: "Base64"; readonly data: string }
@@ -95,5 +98,9 @@ export const settingsOf = (
     : {
         ...defaults,
         ...Object.fromEntries(Object.entries(request.settings).filter(([, value]) => value !== undefined)),
-        providerOptions: { ...defaults.providerOptions, ...request.settings.providerOptions }
+        providerOptions: Record.union(
+          defaults.providerOptions ?? {},
+          request.settings.providerOptions ?? {},
+          (standing, asked) => ({ ...standing, ...asked })
+        )
       }

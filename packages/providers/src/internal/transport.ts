@@ -60,7 +60,7 @@ export const endpoint = (options: {
     provider: options.provider,
     model: options.model,
     // The request lives as long as the scope of the call: whoever leaves, in whatever way, takes the connection with them.
-    client: options.client,
+    client: HttpClient.withScope(options.client),
     request: HttpClientRequest.post(address(options.baseUrl, options.path)).pipe(
       HttpClientRequest.setUrlParams(options.query ?? {}),
       HttpClientRequest.setHeaders(
@@ -83,9 +83,10 @@ const address = (baseUrl: string, path: string): string => {
   return base.replace(/\/+$/, "") + path + (query === undefined ? "" : `?${query}`)
 }
 
-// A provider may echo the whole header value, or only the key inside of it.
+// A provider may echo the whole header value, or only the key inside of it. What is shorter is a placeholder such as `none`, and
+// taking it out of an error would take the error's words apart.
 const spellings = (secret: string): ReadonlyArray<string> =>
-  [secret, secret.replace(/^Bearer /, "")].filter((text) => text !== "")
+  [secret, secret.replace(/^Bearer /, "")].filter((text) => text.length >= 8)
 
 const bound = (module: string, name: string, value: number | undefined, otherwise: number): number => {
   if (value !== undefined && (!Number.isInteger(value) || value < 1)) {
