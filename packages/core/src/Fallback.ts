@@ -275,7 +275,7 @@ export const make: (
     !(error._tag === "Timeout" && error.kind === "deadline") &&
     Decision.of(table, error).fallOver === "yes"
 
-  // Looks for somebody to finish a broken answer: the steps after the broken one, then that one itself.
+  // Looks for somebody to finish a broken answer: the steps after the broken one, those before it, and last that one itself.
   const resume = (
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
@@ -286,7 +286,7 @@ export const make: (
     const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, 0)]
     const index = steps.findIndex((step) => step.id === broken.id)
     const continued = recovery === "continue" ? Seam.continuing(emitted.text) : undefined
-    const ways = [...steps.slice(index + 1), broken].flatMap((step) => [
+    const ways = [...steps.slice(index + 1), ...steps.slice(0, index + 1)].flatMap((step) => [
       ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
       { step, by: "restart" as const }
     ])

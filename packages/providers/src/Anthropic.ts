@@ -130,7 +130,8 @@ export const make = (options: Options): Effect.Effect<Provider.Provider, never, 
     return Provider.make({
       id,
       model: options.model,
-      capabilities: options.capabilities,
+      // A model that no longer accepts a prefill refuses it, and the chain then restarts; nothing is lost by asking.
+      capabilities: { prefill: true, ...options.capabilities },
       generate: (request) => Transport.ask(endpoint, body(request, false), read(request)),
       stream: (request) =>
         Events.listen(endpoint, body(request, true), {
