@@ -294,18 +294,6 @@ describe("Circuit", () => {
     assert.isDefined(circuit.admit(2500))
   })
 
-  it("starts the lease anew when a probe shows a sign of life", () => {
-    const circuit = drive(settings({ trip: consecutive(1) }))
-    circuit.call("failure", 0)
-    const probe = circuit.admit(1000)
-    assert.isDefined(probe)
-    circuit.apply({ _tag: "Extend", admission: probe }, 1400)
-
-    circuit.record(probe, "success", 1800)
-
-    assert.strictEqual(circuit.tag(), "Closed")
-  })
-
   it("drops a result of a call that was admitted before the circuit moved on", () => {
     const circuit = drive(settings({ trip: consecutive(1) }))
     const early = circuit.admit(0)

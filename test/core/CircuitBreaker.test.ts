@@ -335,24 +335,43 @@ describe("CircuitBreaker", () => {
         yield* TestClock.adjust("60 seconds")
         const head = yield* Stream.runHead(self.stream(request))
 
+        // The first part is the start of a block, not yet content.
         assert.isTrue(Option.isSome(head))
         assert.deepStrictEqual(yield* breaker.state, { _tag: "HalfOpen", probing: 0, openings: 1 })
       })
     )
 
-    it.effect("keeps the lease of a probe that streams for longer than the lease", () =>
+    it.effect(
+      "takes the first content for the verdict of a probe, so that nobody waits for the end of a long answer",
+      () =>
+        Effect.gen(function* () {
+          const { breaker, call, self } = yield* guarded(
+            [ScriptedProvider.fail("ServerError"), ScriptedProvider.tokens("a b c d e f", { every: "80 seconds" })],
+            { trip: CircuitBreaker.consecutive(1), probeLease: "10 seconds" }
+          )
+          yield* call
+          yield* TestClock.adjust("60 seconds")
+          const reader = yield* Effect.forkChild(Stream.runDrain(self.stream(request)))
+          yield* TestClock.adjust("1 second")
+          assert.strictEqual((yield* breaker.state)._tag, "Closed")
+
+          yield* TestClock.adjust("10 minutes")
+          yield* Fiber.join(reader)
+          assert.strictEqual((yield* breaker.state)._tag, "Closed")
+        })
+    )
+
+    it.effect("counts a probe that is cut after its first content as a failure of the closed circuit", () =>
       Effect.gen(function* () {
         const { breaker, call, self } = yield* guarded(
-          [ScriptedProvider.fail("ServerError"), ScriptedProvider.tokens("a b c d e f", { every: "8 seconds" })],
-          { trip: CircuitBreaker.consecutive(1), probeLease: "10 seconds" }
+          [ScriptedProvider.fail("ServerError"), ScriptedProvider.stream(["Hel", ScriptedProvider.cut])],
+          { trip: CircuitBreaker.consecutive(1) }
         )
         yield* call
         yield* TestClock.adjust("60 seconds")
-        const reader = yield* Effect.forkChild(Stream.runDrain(self.stream(request)))
-        yield* TestClock.adjust("60 seconds")
-        yield* Fiber.join(reader)
+        yield* Effect.ignore(Stream.runDrain(self.stream(request)))
 
-        assert.strictEqual((yield* breaker.state)._tag, "Closed")
+        assert.deepStrictEqual(yield* breaker.state, { _tag: "Open", retryAfter: Duration.seconds(60), openings: 1 })
       })
     )
 
@@ -393,7 +412,7 @@ describe("CircuitBreaker", () => {
 
     assert.deepStrictEqual(messages, [
       "CircuitBreaker.consecutive: failures must be an integer >= 1, got 0",
-      "CircuitBreaker.countWindow: size must be an integer in [1, 10000], got 0",
+      "CircuitBreaker.countWindow: size must be an integer in [1, 1000], got 0",
       "CircuitBreaker.countWindow: minimumCalls must be an integer in [1, 10], got 11",
       "CircuitBreaker.timeWindow: failureRate must be in (0, 1], got 1.5",
       "CircuitBreaker.timeWindow: duration must be positive and finite, got 0 ms",

@@ -7,7 +7,7 @@ import {
   Policy,
   Provider,
   type ResilienceConfig,
-  type ResilienceEvent
+  ResilienceEvent
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Config, ConfigProvider, Duration, Effect, Exit, Fiber, Layer, Redacted, Stream } from "effect"
@@ -240,7 +240,10 @@ describe("LlmResilience", () => {
     it.effect("never slow a call down: a listener that does not read loses the oldest", () =>
       Effect.gen(function* () {
         const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("a")] })
-        const resilience = yield* LlmResilience.make({ steps: [{ provider: a }], eventCapacity: 4 })
+        const resilience = yield* LlmResilience.make({
+          steps: [{ provider: a }],
+          hub: ResilienceEvent.makeHub({ capacity: 4 })
+        })
         const reader = yield* Effect.forkChild(
           Stream.runForEach(resilience.events, () => Effect.never),
           { startImmediately: true }

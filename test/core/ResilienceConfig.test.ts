@@ -122,7 +122,16 @@ fallback_chain:
         ],
         [
           "fallback_chain: []",
-          "fallback_chain[0]: got nothing, expected a list of at least one step with provider and model"
+          "fallback_chain: got nothing, expected a list of at least one step with provider and model"
+        ],
+        ["fallback_chain: [anthropic]", 'fallback_chain[0]: got "anthropic", expected a step with provider and model'],
+        [
+          chain("base_url: htp://user:sk-secret@host"),
+          'fallback_chain[0].base_url: got "htp://…@host", expected a URL such as "https://api.openai.com/v1"'
+        ],
+        [
+          chain("api_key_env: sk-secret"),
+          'fallback_chain[0].api_key_env: got something else, expected the name of an environment variable such as "ANTHROPIC_API_KEY"'
         ],
         ["deadline: 30s", "fallback_chain: got nothing, expected a list of at least one step with provider and model"],
         [`${chain("")}retry: { retries: -1 }`, "retry.retries: got -1, expected a whole number of at least 0"],

@@ -133,7 +133,6 @@ export interface Admission {
  *
  * - `Admit`: a call asks to pass; with `lastResort` an open circuit gives it a probe before its time.
  * - `Record`: an admitted call ended. `ignored` only gives the lease back.
- * - `Extend`: a probe shows a sign of life, so its lease starts anew.
  * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts.
  *
  * @category models
@@ -148,7 +147,6 @@ export type Event =
       readonly duration: number
       readonly retryAfter: number
     }
-  | { readonly _tag: "Extend"; readonly admission: Admission }
   | { readonly _tag: "Isolate"; readonly because: string; readonly duration: number }
   | { readonly _tag: "Reset" }
   | { readonly _tag: "HalfOpen" }
@@ -208,8 +206,6 @@ export const step = (settings: Settings, state: State, event: Event, now: number
       return admit(settings, current, event.lastResort, now)
     case "Record":
       return record(settings, current, event, now)
-    case "Extend":
-      return extend(settings, current, event.admission, now)
     case "Isolate":
       return [
         { _tag: "Isolated", generation: current.generation + 1, until: now + event.duration, because: event.because },
@@ -234,8 +230,13 @@ export const peek = (settings: Settings, state: State, lastResort: boolean, now:
   return decision._tag === "Rejected" ? decision.reason : undefined
 }
 
-// What time alone does to a state: isolation that ends, and probes whose lease ran out.
-const settle = (settings: Settings, state: State, now: number): State => {
+/**
+ * Returns what time alone makes of a state: isolation ends, and a probe whose lease ran out opens the circuit again.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const settle = (settings: Settings, state: State, now: number): State => {
   if (state._tag === "Isolated" && now >= state.until) return closed(settings, state.generation + 1)
   if (state._tag === "HalfOpen") {
     const expired = state.leases.find((lease) => lease.until <= now)
@@ -409,19 +410,6 @@ export const totals = (tally: Tally): { readonly calls: number; readonly failed:
         { calls: 0, failed: 0, slow: 0 }
       )
   }
-}
-
-const extend = (settings: Settings, state: State, admission: Admission, now: number): readonly [State, Decision] => {
-  if (admission.generation !== state.generation || state._tag !== "HalfOpen") return [state, dropped]
-  return [
-    {
-      ...state,
-      leases: state.leases.map((lease) =>
-        lease.id === admission.lease ? { ...lease, until: now + settings.probeLease } : lease
-      )
-    },
-    done
-  ]
 }
 
 /**

@@ -112,8 +112,8 @@ export const CircuitBreaker: Context.Service<CircuitBreaker, CircuitBreaker> = C
  * - `trip`: {@link consecutive} (default, 5 failures), {@link countWindow} or {@link timeWindow}.
  * - `openFor`: a duration (default 60 s), or a schedule that gives the first, second, … opening in a row; after its end the last
  *   value repeats, and a close starts it anew. At most 100 values are taken from it.
- * - `maxOpenFor`: the most that a Retry-After can make of it, 10 minutes by default.
- * - `probes`: calls admitted while half-open, 1 by default. `probeLease`: time for each, 60 s by default.
+ * - `maxOpenFor`: the most that a schedule or a Retry-After can make of an opening, 10 minutes by default.
+ * - `probes`: calls admitted while half-open, 1 by default. `probeLease`: time for each to show its first content, 60 s by default.
  * - `probeFailureRate`: share of failed probes that opens again; by default the trip policy's rate, or any failure.
  * - `restore`: a snapshot to start from.
  *
@@ -205,8 +205,14 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
               ? Effect.succeed(decision.admission)
               : refuse(self, decision._tag === "Rejected" ? decision.reason : { _tag: "ProbeRunning" })
           },
-          progress: (admission, clock) => {
-            if (admission.lease !== undefined) apply({ _tag: "Extend", admission }, monotonic(clock))
+          // The first content is the verdict of a probe: nobody should wait for the end of a long answer to learn that the provider is
+          // back. From there on the call counts as any other.
+          commit: (admission, duration, now) => {
+            if (admission.lease === undefined) return admission
+            apply({ _tag: "Record", admission, verdict: "success", duration, retryAfter: 0 }, now)
+            const again =
+              ref.ref.current._tag === "Closed" ? apply({ _tag: "Admit", lastResort: false }, now) : undefined
+            return again?._tag === "Admitted" ? again.admission : admission
           },
           settle: (admission, outcome, now) => {
             apply({ _tag: "Record", admission, duration: outcome.duration, ...verdictOf(outcome) }, now)
@@ -227,7 +233,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
         ),
         circuits: new Map([...self.circuits, [self.id, breaker]])
       }),
-      state: Clock.clockWith((clock) => Effect.sync(() => view(ref.ref.current, monotonic(clock)))),
+      state: Clock.clockWith((clock) => Effect.sync(() => view(settings, ref.ref.current, monotonic(clock)))),
       transitions: Stream.fromPubSub(transitions),
       isolate: (because, options) =>
         Effect.asVoid(
@@ -248,7 +254,8 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
     return breaker
   })
 
-const view = (state: Circuit.State, now: number): State => {
+const view = (settings: Circuit.Settings, kept: Circuit.State, now: number): State => {
+  const state = Circuit.settle(settings, kept, now)
   switch (state._tag) {
     case "Closed":
       return { _tag: "Closed", failures: Circuit.totals(state.tally).failed }
@@ -347,8 +354,8 @@ interface RateOptions {
  */
 export const countWindow = (options?: RateOptions & { readonly size?: number | undefined }): Circuit.Trip => {
   const size = options?.size ?? 100
-  if (!Number.isInteger(size) || size < 1 || size > 10_000) {
-    throw new RangeError(`CircuitBreaker.countWindow: size must be an integer in [1, 10000], got ${size}`)
+  if (!Number.isInteger(size) || size < 1 || size > 1000) {
+    throw new RangeError(`CircuitBreaker.countWindow: size must be an integer in [1, 1000], got ${size}`)
   }
   return rate("countWindow", { _tag: "Count", size }, options, options?.minimumCalls ?? size, size)
 }
@@ -407,12 +414,16 @@ const settingsOf = Effect.fnUntraced(function* (options: Options) {
   if (!(probeFailureRate >= 0 && probeFailureRate <= 1)) {
     throw new RangeError(`CircuitBreaker.make: probeFailureRate must be in [0, 1], got ${probeFailureRate}`)
   }
+  const probeLease = Duration.toMillis(options.probeLease ?? "60 seconds")
+  if (!(probeLease > 0))
+    throw new RangeError(`CircuitBreaker.make: probeLease must be longer than zero, got ${probeLease} ms`)
+  const maxOpenFor = Duration.toMillis(options.maxOpenFor ?? "10 minutes")
   const settings: Circuit.Settings = {
     trip,
-    openFor: yield* openForOf(options.openFor ?? "60 seconds"),
-    maxOpenFor: Duration.toMillis(options.maxOpenFor ?? "10 minutes"),
+    openFor: yield* openForOf(options.openFor ?? "60 seconds", maxOpenFor),
+    maxOpenFor,
     probes,
-    probeLease: Duration.toMillis(options.probeLease ?? "60 seconds"),
+    probeLease,
     probeFailureRate
   }
   return settings
@@ -420,7 +431,7 @@ const settingsOf = Effect.fnUntraced(function* (options: Options) {
 
 // The machine wants a plain function of the opening's number, so a schedule is played through once, on imaginary time. Its jitter
 // then differs from breaker to breaker, which is what keeps many processes from probing at the same moment.
-const openForOf = Effect.fnUntraced(function* (openFor: Duration.Input | Schedule.Schedule<unknown>) {
+const openForOf = Effect.fnUntraced(function* (openFor: Duration.Input | Schedule.Schedule<unknown>, most: number) {
   if (!Schedule.isSchedule(openFor)) {
     const millis = Duration.toMillis(openFor)
     if (!(millis > 0)) throw new RangeError(`CircuitBreaker.make: openFor must be longer than zero, got ${millis} ms`)
@@ -431,7 +442,7 @@ const openForOf = Effect.fnUntraced(function* (openFor: Duration.Input | Schedul
   for (let now = 0; delays.length < 100; now += delays.at(-1) ?? 0) {
     const result = yield* Effect.exit(next(now, undefined))
     if (result._tag === "Failure") break
-    delays.push(Duration.toMillis(result.value[1]))
+    delays.push(Math.min(most, Duration.toMillis(result.value[1])))
   }
   if (delays.length === 0) throw new RangeError("CircuitBreaker.make: the schedule of openFor gives no duration")
   return (opening: number) => delays[Math.min(opening, delays.length) - 1] ?? 0

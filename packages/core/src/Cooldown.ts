@@ -5,6 +5,8 @@
  * Errors that say `isolate` (credentials, quota, an unknown model) rest it until the reset it named, or for `isolation`: only a person
  * can cure them, but nobody should have to restart the application afterwards. Of two overlapping rests the longer one wins.
  *
+ * Resetting the provider's circuit (`LlmResilience.circuits`) wakes it as well, once the key is rotated or the bill is paid.
+ *
  * The chain skips a resting step without calling it. When every step rests, the one that is back soonest may be asked anyway.
  *
  * @since 0.1.0
@@ -64,9 +66,14 @@ export const policy = (options?: Options): Policy.Policy => {
       const hub = yield* ResilienceEvent.CurrentHub
       const ref = Ref.makeUnsafe(awake)
 
+      const wake = Effect.sync(() => {
+        ref.ref.current = awake
+      })
+
       const reasonNow = (now: number): SkipReason | undefined => {
         const { until, isolatedBecause } = ref.ref.current
-        if (now >= until) return undefined
+        // A retry that waited for exactly this long may be woken a fraction of a millisecond early.
+        if (until - now < 1) return undefined
         const retryAfter = Duration.millis(until - now)
         return isolatedBecause === undefined
           ? { _tag: "CoolingDown", retryAfter }
@@ -109,6 +116,12 @@ export const policy = (options?: Options): Policy.Policy => {
             return Effect.void
           }
         })(self),
+        circuits: new Map(
+          Array.from(self.circuits, ([id, circuit]) => [
+            id,
+            id === self.id ? { ...circuit, reset: Effect.andThen(wake, circuit.reset) } : circuit
+          ])
+        ),
         availability: (request) =>
           Clock.clockWith((clock) => {
             const resting = ref.ref.current !== awake && !request.lastResort

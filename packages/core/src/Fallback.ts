@@ -39,6 +39,7 @@
  */
 import * as Prompt from "effect/ai/Prompt"
 import type * as Arr from "effect/Array"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -52,7 +53,6 @@ import { open, type Opened } from "./internal/opening.ts"
 import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
 import * as Recovery from "./internal/recovery.ts"
 import * as Seam from "./internal/seam.ts"
-import { within } from "./internal/within.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
@@ -154,7 +154,6 @@ export const make: (
   ): Effect.Effect<B, Failure> => {
     const attempts: Array<Attempt.Attempt> = []
     let tooLongFor: number | undefined
-    let previous: Provider | undefined
 
     const from = (index: number): Effect.Effect<B, Failure> => {
       const step = steps[index]
@@ -166,29 +165,37 @@ export const make: (
         return skip(index, step, { _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
       }
       return Effect.flatMap(step.availability(request), (reason) =>
-        reason === undefined ? call(index, step, request) : skip(index, step, reason)
+        reason === undefined
+          ? Effect.flatMap(stepsAfter(index, request, tooLongFor), (left) => call(index, step, request, left))
+          : skip(index, step, reason)
       )
     }
 
     const skip = (index: number, step: Provider, reason: Attempt.SkipReason): Effect.Effect<B, Failure> => {
-      attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
+      attempts.push(skippedAttempt(step, reason))
       if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
       return from(index + 1)
     }
 
-    const call = (index: number, step: Provider, request: LlmRequest.LlmRequest): Effect.Effect<B, Failure> =>
+    const call = (
+      index: number,
+      step: Provider,
+      request: LlmRequest.LlmRequest,
+      stepsLeft: number
+    ): Effect.Effect<B, Failure> =>
       Effect.suspend(() => {
         const startedAt = monotonic(clock)
-        const remaining = request.expiresAt - startedAt
-        const stepsLeft = request.lastResort ? 0 : last - index
+        const remaining = Math.min(request.expiresAt, request.commitBy) - startedAt
         if (hub.active()) {
-          if (previous !== undefined)
-            hub.publish({ _tag: "FellBack", request: request.id, from: previous.id, to: step.id })
+          const before = attempts.at(-1)
+          if (before !== undefined) {
+            hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id })
+          }
           hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
         }
-        previous = step
-        const asked = ask(step, { ...request, stepsLeft }, stepsLeft === 0 ? remaining : remaining * share)
-        return Effect.matchEffect(asked, {
+        const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
+        const asked = ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until)
+        return Effect.matchCauseEffect(asked, {
           onSuccess: (result) => {
             if (hub.active()) {
               const duration = Duration.millis(monotonic(clock) - startedAt)
@@ -196,13 +203,20 @@ export const make: (
             }
             return Effect.succeed(answer(result, step, attempts))
           },
-          onFailure: (error) => failed(index, step, error, monotonic(clock) - startedAt)
+          onFailure: (cause) => {
+            const error = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
+            return failed(index, step, error, monotonic(clock) - startedAt)
+          }
         })
       })
 
     const failed = (index: number, step: Provider, error: Failure, millis: number): Effect.Effect<B, Failure> => {
       if (error._tag === "LlmUnavailable") {
         attempts.push(...error.attempts)
+        const refusal = error.attempts.at(-1)
+        if (hub.active() && refusal?._tag === "Skipped" && refusal.provider === step.id) {
+          hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason: refusal.reason })
+        }
         return from(index + 1)
       }
       const decision = Decision.of(table, error)
@@ -220,7 +234,8 @@ export const make: (
     const exhausted: Effect.Effect<B, Failure> = Effect.suspend(() => {
       const now = monotonic(clock)
       const everyoneRests = attempts.every((attempt) => attempt._tag === "Skipped")
-      if (!everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
+      // In a chain within a chain, somebody outside may still be well.
+      if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
       const urgent = { ...request, lastResort: true }
       return Effect.flatMap(
         Effect.filter(soonestFirst(attempts), (step) =>
@@ -230,7 +245,7 @@ export const make: (
           if (step === undefined || lastResort.busy) return unavailable
           lastResort.busy = true
           lastResort.nextAt = now + lastResortEvery
-          return Effect.onExit(call(last, step, urgent), () => {
+          return Effect.onExit(call(last, step, urgent, 0), () => {
             lastResort.busy = false
             return Effect.void
           })
@@ -265,14 +280,16 @@ export const make: (
     return {
       ...served,
       attempts: [...attempts, ...served.attempts],
-      ...(step === first ? {} : { notice: { ...facts, message: translate(facts) } })
+      ...(step === first || served.notice !== undefined ? {} : { notice: { ...facts, message: translate(facts) } })
     }
   }
 
+  // A text that loops or has the wrong structure is spoiled: nobody can put it right by going on with it.
   const recoverable = (error: Failure): error is ProviderError.ProviderError =>
     recovery !== "fail" &&
     error._tag !== "LlmUnavailable" &&
     !(error._tag === "Timeout" && error.kind === "deadline") &&
+    !(error._tag === "APIError" && (error.reason === "Loop" || error.reason === "SchemaMismatch")) &&
     Decision.of(table, error).fallOver === "yes"
 
   // Looks for somebody to finish a broken answer: the steps after the broken one, those before it, and last that one itself.
@@ -302,16 +319,16 @@ export const make: (
       const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
       const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
       const stepsLeft = ways.length - 1 - way
-      const attempt = Effect.flatMap(
-        openStep(step, { ...asked, stepsLeft }, stepsLeft === 0 ? remaining : remaining * share),
-        (opening) =>
-          Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
-            Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
-          ).pipe(Effect.map((joined) => (joined === undefined ? undefined : { ...joined, opening })))
+      const now = monotonic(clock)
+      const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
+      const attempt = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
+        Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
+          Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
+        ).pipe(Effect.map((joined) => (joined === undefined ? undefined : { ...joined, opening })))
       )
       return Effect.flatMap(step.availability(request), (reason) => {
         if (reason !== undefined) {
-          attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
+          attempts.push(skippedAttempt(step, reason))
           return from(way + 1)
         }
         return Effect.matchEffect(attempt, {
@@ -325,12 +342,11 @@ export const make: (
             if (hub.active()) {
               hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
             }
-            const served = Recovery.together(
-              current.served,
-              serve(announced(joined.opening) ?? servedBy(step), step, [...current.served.attempts, ...attempts])
-            )
+            const before = [...current.served.attempts, ...attempts]
+            const amend = (served: LlmResponse.Served) => Recovery.together(current.served, serve(served, step, before))
+            const served = amend(announced(joined.opening) ?? servedBy(step))
             return Effect.succeed({
-              current: { step, served, opening: joined.opening, joint: joined.joint },
+              current: { step, served, amend, opening: joined.opening, joint: joined.joint },
               parts: [{ type: "served", served }, ...joined.parts]
             })
           }
@@ -340,25 +356,46 @@ export const make: (
     return from(0)
   }
 
-  const expired = (step: Provider, millis: number) => () =>
-    Effect.fail(
-      new ProviderError.Timeout({ provider: step.id, kind: "deadline", after: Duration.millis(Math.max(0, millis)) })
-    )
+  // How many of the later steps would take the request: who would be skipped needs no share of the time.
+  const stepsAfter = (
+    index: number,
+    request: LlmRequest.LlmRequest,
+    tooLongFor: number | undefined
+  ): Effect.Effect<number> => {
+    const later = steps.slice(index + 1).filter((step) => lacks(step, request, tooLongFor) === undefined)
+    return later.length === 0
+      ? Effect.succeed(0)
+      : Effect.map(
+          Effect.forEach(later, (step) => step.availability(request)),
+          (reasons) => reasons.filter((reason) => reason === undefined).length
+        )
+  }
 
   const chain: Provider = {
     id: options?.id ?? "fallback",
     model: steps.map((step) => step.model).join(" | "),
     capabilities: {},
     keepsDeadline: true,
-    availability: () => Effect.undefined,
+    availability: (request) => {
+      const from = (
+        index: number,
+        soonest: Attempt.SkipReason | undefined
+      ): Effect.Effect<Attempt.SkipReason | undefined> => {
+        const step = steps[index]
+        if (step === undefined) return Effect.succeed(soonest)
+        return Effect.flatMap(step.availability(request), (reason) =>
+          reason === undefined ? Effect.undefined : from(index + 1, sooner(soonest, reason))
+        )
+      }
+      return from(0, undefined)
+    },
     generate: (asked) =>
       Clock.clockWith((clock) => {
         const request = LlmRequest.start(asked, monotonic(clock))
         return walk(
           clock,
           request,
-          (step, request, share) =>
-            step.generate(share === Infinity ? request : { ...request, expiresAt: monotonic(clock) + share }),
+          (step, request, until) => step.generate(until === Infinity ? request : { ...request, expiresAt: until }),
           (response, step, attempts) =>
             attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts))
         )
@@ -375,17 +412,19 @@ export const make: (
                 const after = Duration.millis(monotonic(clock) - startedAt)
                 hub.publish({ _tag: "Committed", request: request.id, provider: step.id, after })
               }
-              const served = serve(announced(opening) ?? servedBy(step), step, attempts)
+              const amend = (served: LlmResponse.Served) => serve(served, step, attempts)
+              const served = amend(announced(opening) ?? servedBy(step))
               const rest = opening.head.filter((part) => part.type !== "served")
               return {
                 step,
                 served,
+                amend,
                 joint: undefined,
                 opening: { ...opening, head: [{ type: "served", served }, ...rest] }
               }
             }
-            const openStep: Ask<Opened> = (step, request, share) =>
-              within(open(step.id, step.stream(request), scope), share, expired(step, share), 0)
+            const openStep: Ask<Opened> = (step, request, until) =>
+              open(step.id, step.stream({ ...request, commitBy: until }), scope)
             return Effect.map(walk(clock, request, openStep, commit), (first) =>
               Stream.fromPull(
                 Effect.succeed(
@@ -402,9 +441,22 @@ export const make: (
   return chain
 })
 
-type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, share: number) => Effect.Effect<A, Failure>
+type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
+
+const sooner = (left: Attempt.SkipReason | undefined, right: Attempt.SkipReason): Attempt.SkipReason => {
+  const [wait, other] = [left, right].map((reason) => reason && Attempt.skipRetryAfter(reason))
+  if (left === undefined || wait === undefined) return right
+  return other !== undefined && Duration.isLessThan(other, wait) ? right : left
+}
 
 type Parts = Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>
+
+const skippedAttempt = (step: Provider, reason: Attempt.SkipReason) => ({
+  _tag: "Skipped" as const,
+  provider: step.id,
+  model: step.model,
+  reason
+})
 
 const failedAttempt = (step: Provider, error: ProviderError.ProviderError, millis: number) => ({
   _tag: "Failed" as const,

@@ -48,9 +48,11 @@ export type ResponseFormat = LanguageModel.ProviderOptions["responseFormat"]
  * partitions caches, queues and stickiness. `mayWait` permits an answer later (the deferred queue), `mayCache` permits storing
  * the answer and serving a stored one.
  *
- * `id`, `expiresAt` and `stepsLeft` are written by the chain while the request travels down: a number that ties events
- * together, the monotonic millisecond at which the deadline ends, and how many steps could still take over. Policies read
- * them; callers leave them alone.
+ * `id`, `expiresAt`, `commitBy`, `stepsLeft` and `lastResort` are written by the chain while the request travels down. Policies read
+ * them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
+ * deadline ends, `commitBy` the one at which a stream must have shown its first content, so that others get their share of the time.
+ * `stepsLeft` counts the steps that could still take over. `lastResort` says that every step would refuse and this one may find out:
+ * breakers and cooldowns let it pass.
  *
  * @category models
  * @since 0.1.0
@@ -67,8 +69,8 @@ export interface LlmRequest {
   readonly mayCache: boolean
   readonly id: number
   readonly expiresAt: number
+  readonly commitBy: number
   readonly stepsLeft: number
-  /** Set by the chain when every step would refuse and this one may find out: breakers and cooldowns let it pass. */
   readonly lastResort: boolean
 }
 
@@ -133,6 +135,7 @@ export const make = (input: Input): LlmRequest => {
     mayCache: input.mayCache ?? true,
     id: 0,
     expiresAt: Infinity,
+    commitBy: Infinity,
     stepsLeft: 0,
     lastResort: false
   }

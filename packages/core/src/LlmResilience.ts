@@ -30,6 +30,10 @@
  *
  * @since 0.1.0
  */
+import type * as AiError from "effect/ai/AiError"
+import * as LanguageModel from "effect/ai/LanguageModel"
+import * as Model from "effect/ai/Model"
+import type * as Response from "effect/ai/Response"
 import * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
 import type * as Config from "effect/Config"
@@ -37,11 +41,14 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Order from "effect/Order"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as Fallback from "./Fallback.ts"
+import * as Errors from "./internal/aiError.ts"
+import * as LanguageModelOut from "./internal/languageModelOut.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import type * as LlmResponse from "./LlmResponse.ts"
@@ -147,7 +154,7 @@ export const events: Stream.Stream<ResilienceEvent.ResilienceEvent, never, LlmRe
 export interface Step<out E = never, out R = never> {
   readonly provider: Layer.Layer<Provider.Provider, E, R>
   readonly priority?: number | undefined
-  readonly policy?: Policy.Policy | undefined
+  readonly policy?: Policy.Policy<R> | undefined
 }
 
 /**
@@ -158,21 +165,21 @@ export interface Step<out E = never, out R = never> {
  * - `policy`: what is put around each step that brings none, {@link standard} by default.
  * - `deadline`: for requests that bring none; no deadline by default.
  * - `fallback`: see `Fallback.Options`.
- * - `eventCapacity`: unread events kept for each listener, 1024 by default.
+ * - `hub`: where events go, one of its own with 1024 unread events for each listener by default.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Options {
-  readonly policy?: Policy.Policy | undefined
+export interface Options<out R = never> {
+  readonly policy?: Policy.Policy<R> | undefined
   readonly deadline?: Duration.Input | undefined
   readonly fallback?: Fallback.Options | undefined
-  readonly eventCapacity?: number | undefined
+  readonly hub?: ResilienceEvent.Hub | undefined
 }
 
 /**
- * The policy around one provider that is right for most: retries, cooling down, a circuit breaker, timeouts, and a guard against
- * empty answers, in this order from outside to inside.
+ * The policy around one provider that is right for most: retries, cooling down, a circuit breaker, timeouts, and a guard that looks
+ * at what the model said, in this order from outside to inside.
  *
  * **Details**
  *
@@ -186,14 +193,14 @@ export const standard = (options?: {
   readonly cooldown?: Cooldown.Options | "off" | undefined
   readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
   readonly timeouts?: Timeouts.Options | "off" | undefined
-  readonly outputGuard?: "off" | undefined
+  readonly outputGuard?: OutputGuard.Options | "off" | undefined
 }): Policy.Policy =>
   Policy.all([
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
     options?.circuitBreaker === "off" ? Policy.none : CircuitBreaker.policy(options?.circuitBreaker),
     options?.timeouts === "off" ? Policy.none : Timeouts.policy(options?.timeouts),
-    options?.outputGuard === "off" ? Policy.none : OutputGuard.policy()
+    options?.outputGuard === "off" ? Policy.none : OutputGuard.policy(options?.outputGuard)
   ])
 
 /**
@@ -202,28 +209,41 @@ export const standard = (options?: {
  * @category constructors
  * @since 0.1.0
  */
-export const make: (
-  options: Options & {
+export const make = <R = never>(
+  options: Options<R> & {
     readonly steps: Arr.NonEmptyReadonlyArray<{
       readonly provider: Provider.Provider
       readonly priority?: number | undefined
-      readonly policy?: Policy.Policy | undefined
+      readonly policy?: Policy.Policy<R> | undefined
     }>
   }
-) => Effect.Effect<LlmResilience, never, Scope.Scope> = Effect.fnUntraced(function* (options) {
-  const hub = ResilienceEvent.makeHub({ capacity: options.eventCapacity })
-  const standing = options.policy ?? standard()
-  const ordered = Arr.sortWith(
-    Arr.map(options.steps, (step, index) => ({ ...step, priority: priorityOf(step.priority, index) })),
-    (step) => step.priority,
-    (left, right) => (left < right ? -1 : left > right ? 1 : 0)
-  )
-  const chain = yield* Effect.forEach(ordered, (step) => (step.policy ?? standing)(step.provider)).pipe(
-    Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
-    Effect.provideService(ResilienceEvent.CurrentHub, hub)
-  )
-  return fromProvider(chain, hub, options.deadline)
-})
+): Effect.Effect<LlmResilience, never, Scope.Scope | R> =>
+  Effect.gen(function* () {
+    const deadline = options.deadline === undefined ? undefined : Duration.fromInputUnsafe(options.deadline)
+    if (deadline !== undefined && !Duration.isPositive(deadline)) {
+      throw new RangeError(`LlmResilience.make: deadline must be longer than zero, got ${Duration.format(deadline)}`)
+    }
+    const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
+    const standing: Policy.Policy<R> = options.policy ?? standard()
+    const ordered = Arr.sortWith(
+      Arr.map(options.steps, (step, index) => ({ ...step, priority: priorityOf(step.priority, index) })),
+      (step) => step.priority,
+      Order.Number
+    )
+    const chain = yield* Effect.forEach(ordered, (step) => (step.policy ?? standing)(step.provider)).pipe(
+      Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
+      Effect.provideService(ResilienceEvent.CurrentHub, hub)
+    )
+    const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline) }
+    return {
+      generate: provider.generate,
+      stream: provider.stream,
+      status: provider.status,
+      events: hub.stream,
+      circuits: provider.circuits,
+      provider
+    }
+  })
 
 const priorityOf = (priority: number | undefined, index: number): number => {
   if (priority === undefined) return index
@@ -231,12 +251,12 @@ const priorityOf = (priority: number | undefined, index: number): number => {
   throw new RangeError(`LlmResilience.make: steps[${index}].priority must be an integer >= 0, got ${priority}`)
 }
 
-const fromProvider = (
-  provider: Provider.Provider,
+// Numbers each request, gives it the standing deadline, and publishes how it starts and ends.
+const numbered = (
+  chain: Provider.Provider,
   hub: ResilienceEvent.Hub,
-  deadline: Duration.Input | undefined
-): LlmResilience => {
-  const standing = deadline === undefined ? undefined : Duration.fromInputUnsafe(deadline)
+  standing: Duration.Duration | undefined
+): Pick<Provider.Provider, "generate" | "stream"> => {
   let requests = 0
   const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
     ...request,
@@ -260,14 +280,14 @@ const fromProvider = (
     generate: (asked) =>
       Effect.suspend(() => {
         const request = accept(asked)
-        if (!hub.active()) return provider.generate(request)
+        if (!hub.active()) return chain.generate(request)
         return Clock.clockWith((clock) => {
           const start = monotonic(clock)
           hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
-          return Effect.onExit(provider.generate(request), (exit) => {
+          return Effect.onExit(chain.generate(request), (exit) => {
             const millis = monotonic(clock) - start
             const served = exit._tag === "Success" ? exit.value.served : undefined
-            ended(request.id, Duration.millis(millis), Policy.outcomeOf(exit, millis), served)
+            ended(request.id, Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
             return Effect.void
           })
         })
@@ -275,7 +295,7 @@ const fromProvider = (
     stream: (asked) =>
       Stream.suspend(() => {
         const request = accept(asked)
-        if (!hub.active()) return provider.stream(request)
+        if (!hub.active()) return chain.stream(request)
         let served: LlmResponse.Served | undefined
         let start = 0
         const observed = Policy.observe<number>({
@@ -289,19 +309,15 @@ const fromProvider = (
             return Effect.void
           }
         })({
-          ...provider,
+          ...chain,
           stream: (request) =>
-            Stream.tap(provider.stream(request), (part) => {
+            Stream.tap(chain.stream(request), (part) => {
               if (part.type === "served") served = part.served
               return Effect.void
             })
         })
         return observed.stream(request)
-      }),
-    status: provider.status,
-    events: hub.stream,
-    circuits: provider.circuits,
-    provider
+      })
   }
 }
 
@@ -310,30 +326,184 @@ const fromProvider = (
  *
  * **Details**
  *
- * The layer needs what the providers' layers need and fails as they fail. Whatever the policies hold lives as long as the layer.
+ * The layer needs what the providers' layers and the policies need and fails as they fail. Whatever they hold lives as long as the layer.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown, unknown>>>(
-  options: Options & { readonly steps: Steps }
-): Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]>> =>
+export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown, unknown>>, R = never>(
+  options: Options<R> & { readonly steps: Steps }
+): Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]> | Exclude<R, Scope.Scope>> =>
   Layer.effect(
     LlmResilience,
-    Effect.flatMap(
-      Effect.forEach(options.steps, (step) =>
+    Effect.gen(function* () {
+      const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
+      // The steps are built with the hub in place, so that a chain within a step publishes to it as well.
+      const steps = yield* Effect.forEach(options.steps, (step) =>
         Effect.map(Layer.build(step.provider), (context) => ({
           ...step,
           provider: Context.get(context, Provider.Provider)
         }))
-      ),
-      (steps) => make({ ...options, steps })
-    )
+      ).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
+      return yield* make<unknown>({ ...options, hub, steps })
+    })
     // The steps are a tuple of unlike layers; their errors and needs are gathered in the type of `layer`.
-  ) as Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]>>
+  ) as Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]> | Exclude<R, Scope.Scope>>
 
 type ErrorOf<S> = S extends Step<infer E, unknown> ? E : never
 type ServicesOf<S> = S extends Step<unknown, infer R> ? R : never
+
+/**
+ * What a call through {@link languageModel} asks for beyond the options of `effect/ai`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RequestOptions = Omit<LlmRequest.Input, "prompt" | "tools" | "toolChoice" | "responseFormat">
+
+/**
+ * The options of the calls through {@link languageModel}: the deadline of each, for whom it is, whether it may wait and be cached, how to
+ * generate. None by default; set them around a call with `Effect.provideService` or `Stream.provideService`.
+ *
+ * **Gotchas**
+ *
+ * The deadline is that of one call to the model. A `Chat` or a loop over tools makes several.
+ *
+ * @category references
+ * @since 0.1.0
+ */
+export const CurrentRequest = Context.Reference<RequestOptions>("@llm-resilience/core/LlmResilience/CurrentRequest", {
+  defaultValue: () => ({})
+})
+
+/**
+ * Layer that provides {@link LlmResilience} as the `LanguageModel` of `effect/ai`.
+ *
+ * **When to use**
+ *
+ * Use when a program speaks `effect/ai` (`LanguageModel.generateText`, `streamText`, `generateObject`, `Chat`, toolkits): it becomes
+ * resilient when this layer takes the place of its model's.
+ *
+ * **Details**
+ *
+ * - Options that `effect/ai` does not have come through {@link CurrentRequest}.
+ * - {@link servedOf} reads from an answer who gave it. `Model.ProviderName` and `Model.ModelName` are services, chosen before anybody was
+ *   asked: they name all steps, joined by ` | `. The span of a call and the `response-metadata` part name who answered.
+ * - Failures are `AiError`s whose reason tells the truth about all steps; {@link causeOf} gives the failure itself.
+ * - Tools are run by `effect/ai`, once for each call of the model's answer, however many providers were asked for it.
+ *
+ * **Example** (Swapping one layer)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LanguageModel } from "effect/ai"
+ * import { LlmResilience, LlmResponse, Provider, ProviderError } from "@llm-resilience/core"
+ *
+ * const primary = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "primary",
+ *   model: "large",
+ *   generate: () =>
+ *     Effect.fail(new ProviderError.APIError({ provider: "primary", reason: "Authentication", description: "401" }))
+ * }))
+ * const backup = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "backup",
+ *   model: "small",
+ *   generate: () => Effect.succeed({ content: LlmResponse.textContent("Hello!") })
+ * }))
+ *
+ * const program = Effect.gen(function*() {
+ *   const response = yield* LanguageModel.generateText({ prompt: "Say hello" })
+ *   return `${response.text} (from ${LlmResilience.servedOf(response)?.provider})`
+ * })
+ *
+ * const model = LlmResilience.languageModel.pipe(
+ *   Layer.provide(LlmResilience.layer({ steps: [{ provider: primary }, { provider: backup }] }))
+ * )
+ *
+ * await Effect.runPromise(Effect.provide(program, model)) // => "Hello! (from backup)"
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const languageModel: Layer.Layer<
+  LanguageModel.LanguageModel | Model.ProviderName | Model.ModelName,
+  never,
+  LlmResilience
+> = Layer.fresh(
+  // Layers are shared by identity: without `fresh` a second chain, built together with this one, would get the model of the first.
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const service = yield* LlmResilience
+      const model = yield* LanguageModelOut.make(service, Effect.service(CurrentRequest))
+      const steps = yield* service.status
+      return Context.make(LanguageModel.LanguageModel, model).pipe(
+        Context.add(Model.ProviderName, steps.map((step) => step.provider).join(" | ")),
+        Context.add(Model.ModelName, steps.map((step) => step.model).join(" | "))
+      )
+    })
+  )
+)
+
+/**
+ * Reads from an answer of {@link languageModel} how it was served: by whom, after which attempts, with which notice for the user.
+ *
+ * **Details**
+ *
+ * Takes a response (of `generateText`, `generateObject` or `Chat`) or parts. The record is plain JSON under the key `llm-resilience` in the
+ * metadata of the `finish` part. In a stream the `response-metadata` part before the content has it as well, so that a notice can
+ * be shown first; when another provider takes over in the middle, another such part follows. The last record counts.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const servedOf = (
+  answer:
+    | { readonly content: Iterable<Pick<Response.AnyPart, "type" | "metadata">> }
+    | Iterable<Pick<Response.AnyPart, "type" | "metadata">>
+): LlmResponse.Served | undefined => LanguageModelOut.servedOf(answer)
+
+/**
+ * Returns what an `AiError` of {@link languageModel} stands for: an `LlmUnavailable` with the whole story, or the error of the provider.
+ *
+ * **Details**
+ *
+ * It is the `cause` of the error's reason. Other errors have none, nor has one that was sent elsewhere as data; what is left of it then
+ * is under the key `llm-resilience` in the metadata of the reason.
+ *
+ * **Example** (Telling the user when to come back)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LanguageModel } from "effect/ai"
+ * import { LlmResilience, Provider, ProviderError } from "@llm-resilience/core"
+ *
+ * const down = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "down",
+ *   model: "large",
+ *   generate: () =>
+ *     Effect.fail(new ProviderError.APIError({ provider: "down", reason: "Authentication", description: "401" }))
+ * }))
+ * const model = LlmResilience.languageModel.pipe(
+ *   Layer.provide(LlmResilience.layer({ steps: [{ provider: down }] }))
+ * )
+ *
+ * const answer = LanguageModel.generateText({ prompt: "Hi" }).pipe(
+ *   Effect.map((response) => response.text),
+ *   Effect.catch((error) => {
+ *     const cause = LlmResilience.causeOf(error)
+ *     return Effect.succeed(cause?._tag === "LlmUnavailable" ? cause.notice.message : error.message)
+ *   })
+ * )
+ *
+ * await Effect.runPromise(Effect.provide(answer, model))
+ * // => "The service is temporarily unavailable. Please try again later."
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const causeOf: (error: AiError.AiError) => Provider.Failure | undefined = Errors.causeOf
 
 /**
  * Makes the provider of a step that is written in a configuration. Adapters bring one for each name.
@@ -356,10 +526,10 @@ export type Factory<R = never> = (
  * @category layers
  * @since 0.1.0
  */
-export const layerConfig = <R>(options: {
+export const layerConfig = <const Providers extends { readonly [name: string]: Factory<unknown> }>(options: {
   readonly config: string | ResilienceConfig.ResilienceConfig
-  readonly providers: { readonly [name: string]: Factory<R> }
-}): Layer.Layer<LlmResilience, ResilienceConfig.ConfigInvalid, Exclude<R, Scope.Scope>> =>
+  readonly providers: Providers
+}): ConfiguredLayer<Providers> =>
   Layer.effect(
     LlmResilience,
     Effect.gen(function* () {
@@ -377,7 +547,14 @@ export const layerConfig = <R>(options: {
       })
       return yield* make({ steps, deadline: config.deadline })
     })
-  )
+    // What the factories need is gathered in the type of the function.
+  ) as ConfiguredLayer<Providers>
+
+type ConfiguredLayer<Providers extends { readonly [name: string]: Factory<unknown> }> = Layer.Layer<
+  LlmResilience,
+  ResilienceConfig.ConfigInvalid,
+  Exclude<Effect.Services<ReturnType<Providers[keyof Providers]>>, Scope.Scope>
+>
 
 const providerOf = <R>(
   providers: { readonly [name: string]: Factory<R> },

@@ -16,7 +16,7 @@ import * as ProviderError from "./ProviderError.ts"
  * **Details**
  *
  * `attempts` lists every step in the order in which it was tried or skipped. `retryAfter` is the soonest time at which a
- * step is expected back, when any step knows. `suggestion` is advice for the end user, `notice` the same as data.
+ * step is expected back, when one knows and none may be back long before. `suggestion` is advice for the end user, `notice` the same as data.
  *
  * A policy that refuses a call before it reaches the provider (an open circuit, say) raises this error too, with the one
  * `Skipped` attempt: a refusal of ours is never mistaken for an error of the provider.
@@ -68,10 +68,28 @@ export const make = (
 
 const soonest = (attempts: ReadonlyArray<Attempt.Attempt>): Duration.Duration | undefined => {
   let result: Duration.Duration | undefined
+  let anyMoment = false
   for (const attempt of attempts) {
     const wait =
       attempt._tag === "Skipped" ? Attempt.skipRetryAfter(attempt.reason) : ProviderError.retryAfter(attempt.error)
-    if (wait !== undefined && (result === undefined || Duration.isLessThan(wait, result))) result = wait
+    if (wait === undefined) anyMoment ||= attempt._tag === "Failed" && passes(attempt.error)
+    else if (result === undefined || Duration.isLessThan(wait, result)) result = wait
   }
-  return result
+  // One step may be back any moment, so the hours that another one needs would send the user away for too long.
+  return anyMoment && result !== undefined && Duration.isGreaterThan(result, Duration.minutes(1)) ? undefined : result
+}
+
+const passes = (error: ProviderError.ProviderError): boolean => {
+  switch (ProviderError.kind(error)) {
+    case "Timeout":
+    case "RateLimited":
+    case "Overloaded":
+    case "ServerError":
+    case "Network":
+    case "InvalidResponse":
+    case "StreamCut":
+      return true
+    default:
+      return false
+  }
 }

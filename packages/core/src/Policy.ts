@@ -8,11 +8,14 @@
  *
  * ```ts import.meta.vitest
  * import { Effect, Stream } from "effect"
+ * import { Prompt } from "effect/ai"
  * import { LlmRequest, LlmResponse, Policy, Provider } from "@llm-resilience/core"
  *
  * const politely = Policy.make((self) => {
- *   const ask = (request: LlmRequest.LlmRequest) =>
- *     LlmRequest.make({ ...request, prompt: "Please answer politely." })
+ *   const ask = (request: LlmRequest.LlmRequest) => ({
+ *     ...request,
+ *     prompt: Prompt.setSystem(request.prompt, "Answer politely.")
+ *   })
  *   return {
  *     generate: (request) => self.generate(ask(request)),
  *     stream: (request) => self.stream(ask(request))
@@ -50,6 +53,7 @@ import { monotonic } from "./internal/monotonic.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type { Failure, Provider } from "./Provider.ts"
+import * as ProviderError from "./ProviderError.ts"
 
 /**
  * Turns a provider into a provider. The scope is that of the layer: a policy that starts fibers or holds state cleans up with it.
@@ -92,12 +96,19 @@ export const make =
  * @since 0.1.0
  */
 export const all =
-  <R = never>(policies: ReadonlyArray<Policy<R>>): Policy<R> =>
+  <const Policies extends ReadonlyArray<Policy<unknown>>>(policies: Policies): Policy<Services<Policies[number]>> =>
   (self) =>
-    policies.reduceRight<Effect.Effect<Provider, never, Scope.Scope | R>>(
-      (provider, policy) => Effect.flatMap(provider, policy),
-      Effect.succeed(self)
-    )
+    (policies as ReadonlyArray<Policy<Services<Policies[number]>>>).reduceRight<
+      ReturnType<Policy<Services<Policies[number]>>>
+    >((provider, policy) => Effect.flatMap(provider, policy), Effect.succeed(self))
+
+/**
+ * What the set-up of a policy needs.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Services<P> = P extends Policy<infer R> ? R : never
 
 /**
  * The policy that changes nothing.
@@ -134,7 +145,8 @@ export type Outcome =
  * **Details**
  *
  * `admit` runs before the provider is called; when it fails, the provider is not called and `settle` does not run. Its result, the
- * ticket, is handed to `settle`, and to `progress` whenever parts of a stream arrive.
+ * ticket, is handed to `settle`, and at the first content of a stream to `commit`, which may exchange it. `admit` and `settle` cannot be
+ * interrupted: an `admit` that waits makes the waiting, and only it, `Effect.interruptible`.
  *
  * @category constructors
  * @since 0.1.0
@@ -143,7 +155,7 @@ export const observe =
   <T>(options: {
     readonly admit: (request: LlmRequest, now: number) => Effect.Effect<T, Failure>
     readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
-    readonly progress?: ((ticket: T, clock: Clock.Clock) => void) | undefined
+    readonly commit?: ((ticket: T, duration: number, now: number) => T) | undefined
   }) =>
   (self: Provider): Pick<Provider, "generate" | "stream"> => ({
     generate: (request) =>
@@ -153,7 +165,7 @@ export const observe =
           return Effect.flatMap(options.admit(request, start), (ticket) =>
             Effect.onExit(restore(self.generate(request)), (exit) => {
               const now = monotonic(clock)
-              return options.settle(ticket, outcomeOf(exit, now - start), now)
+              return options.settle(ticket, outcomeOf(self.id, exit, now - start), now)
             })
           )
         })
@@ -165,14 +177,14 @@ export const observe =
             Effect.gen(function* () {
               const start = monotonic(clock)
               const scope = yield* Effect.scope
-              const ticket = yield* options.admit(request, start)
+              let ticket = yield* options.admit(request, start)
               let firstContent: number | undefined
               let settled = false
               const settle = (outcome: Outcome): Effect.Effect<void> =>
                 Effect.suspend(() => {
                   if (settled) return Effect.void
                   settled = true
-                  return options.settle(ticket, outcome, monotonic(clock))
+                  return Effect.uninterruptible(options.settle(ticket, outcome, monotonic(clock)))
                 })
               const duration = () => (firstContent ?? monotonic(clock)) - start
               yield* Scope.addFinalizer(
@@ -183,12 +195,13 @@ export const observe =
                 Effect.succeed(
                   Effect.matchCauseEffect(pull, {
                     onFailure: (cause) =>
-                      Effect.andThen(settle(outcomeOfPull(cause, duration())), Effect.failCause(cause)),
+                      Effect.andThen(settle(outcomeOfCause(self.id, cause, duration())), Effect.failCause(cause)),
                     onSuccess: (parts) => {
                       if (firstContent === undefined && parts.some(LlmResponse.isContent)) {
                         firstContent = monotonic(clock)
+                        if (options.commit !== undefined)
+                          ticket = options.commit(ticket, firstContent - start, firstContent)
                       }
-                      options.progress?.(ticket, clock)
                       const finished = parts.at(-1)?.type === "finish"
                       return finished
                         ? Effect.as(settle({ _tag: "Succeeded", duration: duration() }), parts)
@@ -203,19 +216,20 @@ export const observe =
       )
   })
 
-/** Reads an exit as an {@link Outcome}. */
-export const outcomeOf = (exit: Exit.Exit<unknown, Failure>, duration: number): Outcome =>
-  Exit.isSuccess(exit) ? { _tag: "Succeeded", duration } : outcomeOfCause(exit.cause, duration)
+/**
+ * Reads an exit as an {@link Outcome}. A defect is a failure of the provider.
+ *
+ * @category conversions
+ * @since 0.1.0
+ */
+export const outcomeOf = (provider: string, exit: Exit.Exit<unknown, Failure>, duration: number): Outcome =>
+  Exit.isSuccess(exit) ? { _tag: "Succeeded", duration } : outcomeOfCause(provider, exit.cause, duration)
 
-const outcomeOfPull = (cause: Cause.Cause<Failure | Cause.Done>, duration: number): Outcome => {
+const outcomeOfCause = (provider: string, cause: Cause.Cause<Failure | Cause.Done>, duration: number): Outcome => {
   if (Pull.isDoneCause(cause)) return { _tag: "Succeeded", duration }
   const error = cause.reasons.find(Cause.isFailReason)?.error
-  return error === undefined || Cause.isDone(error)
-    ? { _tag: "Abandoned", duration }
-    : { _tag: "Failed", error, duration }
-}
-
-const outcomeOfCause = (cause: Cause.Cause<Failure>, duration: number): Outcome => {
-  const error = cause.reasons.find(Cause.isFailReason)?.error
-  return error === undefined ? { _tag: "Abandoned", duration } : { _tag: "Failed", error, duration }
+  if (error !== undefined && !Cause.isDone(error)) return { _tag: "Failed", error, duration }
+  return Cause.hasDies(cause)
+    ? { _tag: "Failed", error: ProviderError.fromDefect(provider, cause), duration }
+    : { _tag: "Abandoned", duration }
 }

@@ -10,15 +10,21 @@
  *
  * @since 0.1.0
  */
+import * as LanguageModel from "effect/ai/LanguageModel"
+import * as Model from "effect/ai/Model"
 import type * as Response from "effect/ai/Response"
 import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Pull from "effect/Pull"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { SkipReason } from "./Attempt.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
+import { asking } from "./internal/languageModelIn.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type { LlmUnavailable } from "./LlmUnavailable.ts"
@@ -144,10 +150,15 @@ export const make = (
   const { id, model } = options
   if (id === "") throw new RangeError("Provider.make: id must not be empty")
   const served: LlmResponse.Served = { provider: id, model, from: "provider", attempts: [] }
-  const respond = (answer: Answer) => LlmResponse.make({ ...answer, served })
+  const respond = ({ content, limits }: Answer) =>
+    LlmResponse.make({
+      content: content.at(-1)?.type === "finish" ? content : [...content, unfinished],
+      limits,
+      served
+    })
   const generate = options.generate
   const stream = options.stream === undefined ? undefined : complete(id, options.stream)
-  const whole = (request: LlmRequest): Effect.Effect<LlmResponse.LlmResponse, ProviderError.ProviderError> =>
+  const whole = (request: LlmRequest): Effect.Effect<LlmResponse.LlmResponse, Failure> =>
     generate === undefined
       ? Effect.map(Stream.runCollect(stream === undefined ? Stream.empty : stream(request)), (parts) =>
           respond({ content: LlmResponse.collect(parts) })
@@ -172,6 +183,8 @@ export const make = (
   }
 }
 
+const unfinished = { type: "finish", reason: "unknown", usage: LlmResponse.unknownUsage } as const
+
 /**
  * The content of an answer and, when the provider tells, its limits.
  *
@@ -186,35 +199,29 @@ export interface Answer {
 /**
  * Asks a model for a whole answer.
  *
- * @category models
- * @since 0.1.0
- */
-export type Generate = (request: LlmRequest) => Effect.Effect<Answer, ProviderError.ProviderError>
-
-/**
- * Asks a model for a streamed answer.
+ * **Details**
+ *
+ * An adapter fails with a `ProviderError`. Only what asks a chain of its own passes an `LlmUnavailable` on.
  *
  * @category models
  * @since 0.1.0
  */
-export type Streaming = (request: LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, ProviderError.ProviderError>
+export type Generate = (request: LlmRequest) => Effect.Effect<Answer, Failure>
 
-const withoutDefects = <E>(id: string, cause: Cause.Cause<E>): Cause.Cause<E | ProviderError.APIError> => {
-  const defect = cause.reasons.find(Cause.isDieReason)
-  return defect === undefined
-    ? cause
-    : Cause.fail(
-        new ProviderError.APIError({
-          provider: id,
-          reason: "ServerError",
-          description: "The provider's own code died",
-          cause: defect.defect
-        })
-      )
-}
+/**
+ * Asks a model for a streamed answer; it fails as {@link Generate} does.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Streaming = (request: LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, Failure>
+
+// Only causes that are not the caller's own interruption get here: recovery does not run for that one.
+const withoutDefects = <E>(id: string, cause: Cause.Cause<E>): Cause.Cause<E | ProviderError.APIError> =>
+  Cause.hasFails(cause) && !Cause.hasDies(cause) ? cause : Cause.fail(ProviderError.fromDefect(id, cause))
 
 // A stream that stops without `finish` was cut, however politely the connection was closed; what comes after `finish` is noise.
-type PartsPull = Pull.Pull<Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>, ProviderError.ProviderError>
+type PartsPull = Pull.Pull<Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>, Failure>
 
 const complete =
   (id: string, stream: Streaming): Streaming =>
@@ -279,3 +286,137 @@ export const replay = (response: LlmResponse.LlmResponse): Stream.Stream<LlmResp
       }
     })
   )
+
+/**
+ * Options of {@link fromLanguageModel}.
+ *
+ * **Details**
+ *
+ * - `id`, `model`: the names of the step. The layer of a `Model` brings both; `id` is then the name of its provider.
+ * - `capabilities`: what the model can do; unknown by default.
+ * - `settings`: the services to provide to one call, so that `request.settings` reach the model: packages of models read the settings of a
+ *   call from a service of their own (`Config`), which this function fills in their words. By default they keep those of the layer.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LanguageModelOptions {
+  readonly id?: string | undefined
+  readonly model?: string | undefined
+  readonly capabilities?: Capabilities | undefined
+  readonly settings?: ((request: LlmRequest) => Context.Context<never>) | undefined
+}
+
+/**
+ * Makes a provider of any `effect/ai` model, so that it can be a step of a chain.
+ *
+ * **Details**
+ *
+ * Whole and streamed answers, tools, tool choice and JSON output are asked for in the words of `effect/ai`, and `AiError` becomes a
+ * `ProviderError` exactly once. Tools are declared to the model and never run here: the application runs them, once, whoever asked for it.
+ * A JSON answer is the decoded object written by its own schema, whatever shape the model was made to write. The model lives as long as
+ * the scope.
+ *
+ * **Gotchas**
+ *
+ * `effect/ai` cannot stream JSON output: such a stream asks for the whole answer and replays it. Ids of earlier answers
+ * (`ResponseIdTracker`) do not reach the model, because they may be those of another one.
+ *
+ * **Example** (A model of effect/ai as the backup)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Stream } from "effect"
+ * import { LanguageModel, Model } from "effect/ai"
+ * import { LlmResilience, LlmResponse, Provider, ProviderError } from "@llm-resilience/core"
+ *
+ * const anyModel = Model.make(
+ *   "acme",
+ *   "acme-large",
+ *   Layer.effect(
+ *     LanguageModel.LanguageModel,
+ *     LanguageModel.make({
+ *       generateText: () => Effect.succeed([{ type: "text", text: "Hello!" }]),
+ *       streamText: () => Stream.empty
+ *     })
+ *   )
+ * )
+ * const down = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "down",
+ *   model: "large",
+ *   generate: () =>
+ *     Effect.fail(new ProviderError.APIError({ provider: "down", reason: "Authentication", description: "401" }))
+ * }))
+ *
+ * const resilient = LlmResilience.layer({
+ *   steps: [{ provider: down }, { provider: Provider.layerLanguageModel(anyModel) }]
+ * })
+ *
+ * const { served, text } = await Effect.runPromise(
+ *   Effect.provide(LlmResilience.generate({ prompt: "Hi" }), resilient)
+ * )
+ *
+ * text // => "Hello!"
+ * served.provider // => "acme"
+ * served.model // => "acme-large"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromLanguageModel: {
+  <E, R>(
+    layer: Layer.Layer<LanguageModel.LanguageModel | Model.ProviderName | Model.ModelName, E, R>,
+    options?: LanguageModelOptions
+  ): Effect.Effect<Provider, E, R | Scope.Scope>
+  <E, R>(
+    layer: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+    options: LanguageModelOptions & { readonly id: string; readonly model: string }
+  ): Effect.Effect<Provider, E, R | Scope.Scope>
+} = <E, R>(
+  layer: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+  options?: LanguageModelOptions
+): Effect.Effect<Provider, E, R | Scope.Scope> => fromLayer(layer, options)
+
+const fromLayer = <E, R>(
+  layer: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+  options: LanguageModelOptions | undefined
+): Effect.Effect<Provider, E, R | Scope.Scope> =>
+  Effect.map(Layer.build(layer), (context) => {
+    // The overloads see to it that a name which is not given is in the context.
+    const id = options?.id ?? Option.getOrElse(Context.getOption(context, Model.ProviderName), () => "")
+    const model = options?.model ?? Option.getOrElse(Context.getOption(context, Model.ModelName), () => "")
+    const asked = asking(Context.get(context, LanguageModel.LanguageModel), { id, settings: options?.settings })
+    const served: LlmResponse.Served = { provider: id, model, from: "provider", attempts: [] }
+    return make({
+      id,
+      model,
+      capabilities: options?.capabilities,
+      generate: asked.generate,
+      stream: (request) =>
+        request.responseFormat.type === "text"
+          ? asked.stream(request)
+          : Stream.unwrap(
+              Effect.map(asked.generate(request), ({ content }) => replay(LlmResponse.make({ content, served })))
+            )
+    })
+  })
+
+/**
+ * Layer that provides any `effect/ai` model as a {@link Provider}; see {@link fromLanguageModel}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLanguageModel: {
+  <E, R>(
+    layer: Layer.Layer<LanguageModel.LanguageModel | Model.ProviderName | Model.ModelName, E, R>,
+    options?: LanguageModelOptions
+  ): Layer.Layer<Provider, E, R>
+  <E, R>(
+    layer: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+    options: LanguageModelOptions & { readonly id: string; readonly model: string }
+  ): Layer.Layer<Provider, E, R>
+} = <E, R>(
+  layer: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+  options?: LanguageModelOptions
+): Layer.Layer<Provider, E, R> => Layer.effect(Provider, fromLayer(layer, options))

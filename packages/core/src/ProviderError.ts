@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import type * as Duration from "effect/Duration"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -163,6 +164,20 @@ export type ProviderError = Timeout | RateLimited | APIError
  * @since 0.1.0
  */
 export const isProviderError: (u: unknown) => u is ProviderError = Schema.is(ProviderError)
+
+/**
+ * Creates the error for a provider whose own code died or interrupted itself. `cause` carries what happened.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromDefect = (provider: string, cause: Cause.Cause<unknown>): APIError =>
+  new APIError({
+    provider,
+    reason: "ServerError",
+    description: "The provider's own code died",
+    cause: cause.reasons.find(Cause.isDieReason)?.defect ?? Cause.squash(cause)
+  })
 
 /**
  * Returns how long the provider asked to be left alone, or `undefined` when it did not say.

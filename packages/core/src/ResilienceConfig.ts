@@ -106,7 +106,7 @@ export const Step = Schema.Struct({
   timeout: Schema.optionalKey(DurationText),
   idleTimeout: Schema.optionalKey(DurationText),
   baseUrl: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^https?:\/\/\S+$/))),
-  apiKeyEnv: Schema.optionalKey(Name),
+  apiKeyEnv: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^[A-Za-z_][A-Za-z0-9_]*$/))),
   maxOutputTokens: Schema.optionalKey(PositiveInt),
   temperature: Schema.optionalKey(Schema.Finite.check(atLeast(0))),
   contextWindow: Schema.optionalKey(PositiveInt)
@@ -243,7 +243,7 @@ export const parse = (text: string): Effect.Effect<ResilienceConfig, ConfigInval
 export const decode = (input: unknown): Effect.Effect<ResilienceConfig, ConfigInvalid> =>
   decodeUnknown(input).pipe(
     Effect.mapError((error) => new ConfigInvalid({ issues: issuesOf(error.issue, input) })),
-    Effect.flatMap(checkIds)
+    Effect.flatMap(check)
   )
 
 const decodeUnknown = Schema.decodeUnknownEffect(ResilienceConfig, { errors: "all", onExcessProperty: "error" })
@@ -263,7 +263,13 @@ export const stepIds = (config: ResilienceConfig): ReadonlyArray<string> =>
         : step.provider)
   )
 
-const checkIds = (config: ResilienceConfig): Effect.Effect<ResilienceConfig, ConfigInvalid> => {
+/**
+ * Checks what a schema cannot: that every step has an id of its own.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const check = (config: ResilienceConfig): Effect.Effect<ResilienceConfig, ConfigInvalid> => {
   const ids = stepIds(config)
   const issues = ids.flatMap((id, index): ReadonlyArray<Issue> => {
     const before = ids.indexOf(id)
@@ -280,6 +286,7 @@ const checkIds = (config: ResilienceConfig): Effect.Effect<ResilienceConfig, Con
   return issues.length === 0 ? Effect.succeed(config) : Effect.fail(new ConfigInvalid({ issues }))
 }
 
+const aStep = "a step with provider and model"
 const aDuration = 'a duration such as "30s" or "1500ms"'
 
 // What is expected under each key of a file; the keys of each section are also what a misspelt one is compared with.
@@ -322,7 +329,10 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
   const seen = new Set<string>()
   return classify(issue).issues.flatMap(({ message, path = [] }): ReadonlyArray<Issue> => {
     const keys = path.map((segment): PropertyKey => (typeof segment === "object" ? segment.key : segment))
+    const missing = message === "MissingKey"
+    // An empty list lacks its first element; what is wrong is the list.
     const where = keys
+      .slice(0, missing && typeof keys.at(-1) === "number" ? -1 : keys.length)
       .map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`))
       .join("")
       .replace(/^\./, "")
@@ -344,8 +354,11 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
     return [
       {
         path: where,
-        got: message === "MissingKey" ? "nothing" : shown(valueAt(input, keys)),
-        expected: section[key] ?? "a section of keys, of which fallback_chain is required"
+        got: missing ? "nothing" : key === "api_key_env" ? "something else" : shown(valueAt(input, keys)),
+        expected:
+          typeof keys.at(-1) === "number" && !missing
+            ? aStep
+            : (section[key] ?? "a section of keys, of which fallback_chain is required")
       }
     ]
   })
@@ -354,8 +367,10 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
 const valueAt = (input: unknown, keys: ReadonlyArray<PropertyKey>): unknown =>
   keys.reduce<unknown>((value, key) => (Predicate.hasProperty(value, key) ? value[key] : undefined), input)
 
+// A secret may have been typed in the wrong place: what could be one is not repeated.
+// A secret may have been typed in the wrong place, so the credentials of an address are not repeated.
 const shown = (value: unknown): string => {
-  const text = value === undefined ? "nothing" : JSON.stringify(value)
+  const text = value === undefined ? "nothing" : JSON.stringify(value).replace(/[^/\s"]+@/g, "…@")
   return text.length > 60 ? `${text.slice(0, 60)}…` : text
 }
 

@@ -6,9 +6,11 @@
  *
  * @since 0.1.0
  */
+import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type * as Duration from "effect/Duration"
 import type { Attempt, SkipReason } from "./Attempt.ts"
@@ -40,7 +42,8 @@ interface OfProvider {
  * - `Committed`: the first content of a stream is on its way to the caller.
  * - `Recovered`: a stream that broke after its first content goes on with another provider. `RecoveryFailed`: it does not.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
- * - `DefectCaught`: the provider's own code died; `cause` is for its author.
+ * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
+ *   `AttemptFailed` whose error carries it.
  * - `NoticeGiven`: the end user is told something.
  *
  * @category models
@@ -82,6 +85,7 @@ export type ResilienceEvent =
     } & OfRequest)
   | ({ readonly _tag: "RecoveryFailed"; readonly from: string; readonly error: ProviderError } & OfRequest)
   | ({ readonly _tag: "NoticeGiven"; readonly notice: Notice } & OfRequest)
+  | ({ readonly _tag: "DefectCaught"; readonly cause: unknown } & OfProvider)
   | ({
       readonly _tag: "CircuitChanged"
       readonly from: "Closed" | "Open" | "HalfOpen" | "Isolated"
@@ -94,7 +98,6 @@ export type ResilienceEvent =
       readonly because: string
       readonly duration?: Duration.Duration | undefined
     } & OfProvider)
-  | ({ readonly _tag: "DefectCaught"; readonly cause: unknown } & OfProvider)
 
 /**
  * Where policies publish and listeners subscribe.
@@ -109,6 +112,8 @@ export interface Hub {
   readonly publish: (event: ResilienceEvent) => void
   /** The events from the moment of subscription on. Each subscription holds at most `capacity` unread events. */
   readonly stream: Stream.Stream<ResilienceEvent>
+  /** Ends the stream of every listener. */
+  readonly end: Effect.Effect<void>
   /** How many events were dropped because a listener was too slow. */
   readonly dropped: () => number
 }
@@ -128,7 +133,7 @@ export const makeHub = (options?: { readonly capacity?: number | undefined }): H
   if (!Number.isInteger(capacity) || capacity < 1) {
     throw new RangeError(`ResilienceEvent.makeHub: capacity must be an integer >= 1, got ${capacity}`)
   }
-  const listeners = new Set<Queue.Queue<ResilienceEvent>>()
+  const listeners = new Set<Queue.Queue<ResilienceEvent, Cause.Done>>()
   let dropped = 0
   return {
     active: () => listeners.size > 0,
@@ -141,7 +146,9 @@ export const makeHub = (options?: { readonly capacity?: number | undefined }): H
     stream: Stream.unwrap(
       Effect.map(
         Effect.acquireRelease(
-          Effect.tap(Queue.sliding<ResilienceEvent>(capacity), (queue) => Effect.sync(() => listeners.add(queue))),
+          Effect.tap(Queue.sliding<ResilienceEvent, Cause.Done>(capacity), (queue) =>
+            Effect.sync(() => listeners.add(queue))
+          ),
           (queue) =>
             Effect.andThen(
               Effect.sync(() => listeners.delete(queue)),
@@ -151,11 +158,26 @@ export const makeHub = (options?: { readonly capacity?: number | undefined }): H
         Stream.fromQueue
       )
     ),
+    end: Effect.suspend(() => Effect.forEach(listeners, Queue.end, { discard: true })),
     dropped: () => dropped
   }
 }
 
-const silent: Hub = { active: () => false, publish: () => {}, stream: Stream.empty, dropped: () => 0 }
+/**
+ * Creates a hub whose listeners see the end of their stream when the scope closes.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const scopedHub = (options?: {
+  readonly capacity?: number | undefined
+}): Effect.Effect<Hub, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => makeHub(options)),
+    (hub) => hub.end
+  )
+
+const silent: Hub = { active: () => false, publish: () => {}, stream: Stream.empty, end: Effect.void, dropped: () => 0 }
 
 /**
  * The hub in force. Policies read it once, when they are built; without one, events go nowhere.

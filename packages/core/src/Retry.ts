@@ -7,8 +7,8 @@
  * - `ifShort` (rate limits) waits only for a Retry-After that the provider named, that is at most `maxRetryAfter` (5 s), and that fits
  *   the deadline. A longer one falls over now: another provider is faster than any wait.
  * - `ifLast` (timeouts) retries only when no other step is left.
- * - A delay that does not fit what is left of the deadline is not waited for: the error goes up at once, so that the chain can use
- *   the time.
+ * - A delay that does not fit what is left of the deadline, or at whose end the call would be refused (an open circuit, a provider at
+ *   rest), is not waited for: the error goes up at once, so that the chain can use the time.
  * - The provider's own `x-should-retry` wins over the table.
  * - A stream is retried only before its first content. After it nothing is silently repeated.
  * - When the attempts are used up, the last error goes up unchanged.
@@ -21,13 +21,14 @@
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
+import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { open, opened } from "./internal/opening.ts"
-import type { LlmRequest } from "./LlmRequest.ts"
+import * as LlmRequest from "./LlmRequest.ts"
 import type * as Policy from "./Policy.ts"
 import type { Failure } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
@@ -50,7 +51,9 @@ export const exponential = (options?: {
   readonly retries?: number | undefined
 }): Schedule.Schedule<unknown> => {
   const cap = Duration.toMillis(options?.cap ?? "8 seconds")
-  return Schedule.exponential(options?.base ?? "500 millis", options?.factor ?? 2).pipe(
+  const factor = options?.factor ?? 2
+  if (!(factor >= 1)) throw new RangeError(`Retry.exponential: factor must be at least 1, got ${factor}`)
+  return Schedule.exponential(options?.base ?? "500 millis", factor).pipe(
     Schedule.modifyDelay(({ duration }) =>
       Effect.map(Random.next, (random) => Duration.millis(random * Math.min(cap, Duration.toMillis(duration))))
     ),
@@ -122,7 +125,11 @@ export const policy = (options?: Options): Policy.Policy => {
       const table = yield* Decision.CurrentTable
       const hub = yield* ResilienceEvent.CurrentHub
 
-      const retrying = <A>(request: LlmRequest, attempt: Effect.Effect<A, Failure>): Effect.Effect<A, Failure> =>
+      const retrying = <A>(
+        request: LlmRequest.LlmRequest,
+        until: number,
+        attempt: Effect.Effect<A, Failure>
+      ): Effect.Effect<A, Failure> =>
         Effect.catch(attempt, (first) =>
           Effect.gen(function* () {
             if (!mayRetry(table, request, first, maxRetryAfter)) return yield* Effect.fail(first)
@@ -130,38 +137,68 @@ export const policy = (options?: Options): Policy.Policy => {
             const clock = yield* Clock.Clock
             let error: ProviderError.ProviderError = first
             for (let retries = 1; ; retries++) {
-              const planned = yield* Effect.exit(next(clock.currentTimeMillisUnsafe(), error))
-              if (Exit.isFailure(planned)) return yield* Effect.fail(error)
+              const planned = yield* Pull.catchDone(
+                next(clock.currentTimeMillisUnsafe(), error),
+                () => Effect.undefined
+              )
+              if (planned === undefined) return yield* Effect.fail(error)
               const asked = ProviderError.retryAfter(error)
-              const delay = asked === undefined ? planned.value[1] : Duration.max(planned.value[1], asked)
-              if (monotonic(clock) + Duration.toMillis(delay) >= request.expiresAt) return yield* Effect.fail(error)
+              const delay = asked === undefined ? planned[1] : Duration.max(planned[1], asked)
+              if (monotonic(clock) + Duration.toMillis(delay) >= until) return yield* Effect.fail(error)
+              const reason = yield* self.availability(request)
+              if (reason !== undefined && !endsWithin(reason, delay)) return yield* Effect.fail(error)
               if (hub.active()) {
                 hub.publish({ _tag: "Retried", request: request.id, provider: self.id, attempt: retries, delay, error })
               }
               yield* Effect.sleep(delay)
-              const exit = yield* Effect.result(attempt)
-              if (exit._tag === "Success") return exit.success
-              if (!mayRetry(table, request, exit.failure, maxRetryAfter)) return yield* Effect.fail(exit.failure)
-              error = exit.failure
+              const result = yield* Effect.result(attempt)
+              if (result._tag === "Success") return result.success
+              // A refusal of our own tells less than the error that led to it.
+              if (result.failure._tag === "LlmUnavailable") return yield* Effect.fail(error)
+              error = result.failure
+              if (!mayRetry(table, request, error, maxRetryAfter)) return yield* Effect.fail(error)
             }
           })
         )
 
+      const started = (request: LlmRequest.LlmRequest): Effect.Effect<LlmRequest.LlmRequest> =>
+        request.deadline === undefined
+          ? Effect.succeed(request)
+          : Clock.clockWith((clock) => Effect.succeed(LlmRequest.start(request, monotonic(clock))))
+
       return {
         ...self,
-        generate: (request) => retrying(request, self.generate(request)),
-        stream: (request) => opened((scope) => retrying(request, open(self.id, self.stream(request), scope)))
+        generate: (asked) =>
+          asked.deadline === undefined
+            ? retrying(asked, asked.expiresAt, self.generate(asked))
+            : Effect.flatMap(started(asked), (request) => retrying(request, request.expiresAt, self.generate(request))),
+        stream: (asked) =>
+          opened((scope) =>
+            Effect.flatMap(started(asked), (request) =>
+              retrying(
+                request,
+                Math.min(request.expiresAt, request.commitBy),
+                open(self.id, self.stream(request), scope)
+              )
+            )
+          )
       }
     })
 }
 
+// A wait longer than what the provider, or our own breaker, has to rest is worth while; a shorter one would end in a refusal.
+const endsWithin = (reason: Attempt.SkipReason, delay: Duration.Duration): boolean => {
+  const wait = Attempt.skipRetryAfter(reason)
+  return wait !== undefined && Duration.toMillis(wait) <= Duration.toMillis(delay) + 1
+}
+
 const mayRetry = (
   table: Decision.Table,
-  request: LlmRequest,
+  request: LlmRequest.LlmRequest,
   error: Failure,
   maxRetryAfter: number
 ): error is ProviderError.ProviderError => {
-  if (error._tag === "LlmUnavailable") return false
+  if (error._tag === "LlmUnavailable" || request.lastResort) return false
   const asked = ProviderError.retryAfter(error)
   if (asked !== undefined && Duration.toMillis(asked) > maxRetryAfter) return false
   const advice = error._tag === "Timeout" ? undefined : error.shouldRetry

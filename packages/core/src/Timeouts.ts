@@ -7,7 +7,7 @@
  * | `attempt`    | the whole call                   | nothing: a living stream may be long                      | 30 s    |
  * | `firstToken` | nothing                          | the first content, counted from the moment of sending     | 30 s    |
  * | `idle`       | nothing                          | silence between two parts, not counting a slow reader     | 15 s    |
- * | deadline     | `request.expiresAt`              | `request.expiresAt`, to the very end                      | none    |
+ * | deadline     | `request.expiresAt`              | `request.expiresAt`, and `commitBy` for the first content | none    |
  *
  * `firstToken` runs from the moment the request is sent: a provider that accepts a connection and never answers would otherwise be
  * waited for until the operating system gives up. When several clocks run, the one that ends first names the error.
@@ -29,6 +29,7 @@ import * as Stream from "effect/Stream"
 import { monotonic } from "./internal/monotonic.ts"
 import { watch } from "./internal/watch.ts"
 import { within } from "./internal/within.ts"
+import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type * as Policy from "./Policy.ts"
 import * as ProviderError from "./ProviderError.ts"
@@ -89,9 +90,11 @@ export const policy = (options?: Options): Policy.Policy => {
     return Effect.succeed({
       ...self,
       keepsDeadline: true,
-      generate: (request) =>
+      generate: (asked) =>
         Clock.clockWith((clock) => {
-          const left = request.expiresAt - monotonic(clock)
+          const now = monotonic(clock)
+          const request = LlmRequest.start(asked, now)
+          const left = request.expiresAt - now
           return left < attempt
             ? within(self.generate(request), left, () => Effect.fail(timeout("deadline", left)), 0)
             : within(
@@ -101,11 +104,12 @@ export const policy = (options?: Options): Policy.Policy => {
                 graceOf(left - attempt)
               )
         }),
-      stream: (request) =>
+      stream: (asked) =>
         Stream.unwrap(
           Clock.clockWith((clock) =>
             Effect.sync(() => {
               const sentAt = monotonic(clock)
+              const request = LlmRequest.start(asked, sentAt)
               let phase: "connect" | "firstToken" | "idle" = "connect"
               let pulledAt = sentAt
               // Which of the running clocks ends first, as [moment, name].
@@ -117,7 +121,7 @@ export const policy = (options?: Options): Policy.Policy => {
                 const ends: ReadonlyArray<readonly [number, ProviderError.Timeout["kind"]]> = [
                   [phase === "connect" ? sentAt + connect : Infinity, "connect"],
                   [sentAt + firstToken, "firstToken"],
-                  [request.expiresAt, "deadline"]
+                  [Math.min(request.expiresAt, request.commitBy), "deadline"]
                 ]
                 return ends.reduce((soonest, end) => (end[0] < soonest[0] ? end : soonest))
               }
@@ -126,6 +130,7 @@ export const policy = (options?: Options): Policy.Policy => {
                   pulledAt = now
                   return next()[0]
                 },
+                expiresAt: request.expiresAt,
                 onParts: (parts) => {
                   if (phase !== "idle") phase = parts.some(LlmResponse.isContent) ? "idle" : "firstToken"
                 },
@@ -133,7 +138,8 @@ export const policy = (options?: Options): Policy.Policy => {
                   const kind = next()[1]
                   return timeout(kind, now - (kind === "idle" ? pulledAt : sentAt))
                 },
-                grace: (now) => graceOf(request.expiresAt - now)
+                grace: (now) =>
+                  graceOf((phase === "idle" ? request.expiresAt : Math.min(request.expiresAt, request.commitBy)) - now)
               })
             })
           )

@@ -18,6 +18,8 @@ export * as LlmResilience from "./LlmResilience.ts"
 export * as LlmResponse from "./LlmResponse.ts"
 /** The graceful error when nobody could answer. */
 export * as LlmUnavailable from "./LlmUnavailable.ts"
+/** Finds out whether a text repeats itself without end. */
+export * as Loop from "./Loop.ts"
 /** The honest word to the end user. */
 export * as Notice from "./Notice.ts"
 /** Looks at what the model said. */
@@ -28,6 +30,8 @@ export * as Policy from "./Policy.ts"
 export * as Provider from "./Provider.ts"
 /** What can go wrong at a provider. */
 export * as ProviderError from "./ProviderError.ts"
+/** Recognises a short answer in which the model declines. */
+export * as Refusal from "./Refusal.ts"
 /** The configuration of a chain, from YAML, JSON or code. */
 export * as ResilienceConfig from "./ResilienceConfig.ts"
 /** What happened while requests were served. */

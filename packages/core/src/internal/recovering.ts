@@ -1,20 +1,22 @@
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
-import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { LlmStreamPart, Served } from "../LlmResponse.ts"
 import type { Failure, Provider } from "../Provider.ts"
 import type { ProviderError } from "../ProviderError.ts"
 import type { Opened } from "./opening.ts"
 import * as Recovery from "./recovery.ts"
 
-type Parts = NonEmptyReadonlyArray<LlmStreamPart>
+type Parts = Arr.NonEmptyReadonlyArray<LlmStreamPart>
 
 /** A stream that is being read: who serves it, and, when it goes on with another one's answer, how the two are joined. */
 export interface Current {
   readonly step: Provider
   readonly served: Served
+  /** Completes a later record of the same step with what happened before it was asked. */
+  readonly amend: (served: Served) => Served
   readonly opening: Opened
   readonly joint: Recovery.Joint | undefined
 }
@@ -62,6 +64,19 @@ export const recovering = (
   })
 
   const arrived = (parts: Parts): Pull.Pull<Parts, Failure> => {
+    const later = parts.find((part) => part.type === "served")
+    if (later === undefined) return said(parts)
+    // A policy below found out at the end that the answer is less than it seemed.
+    const served = current.amend(later.served)
+    current = { ...current, served }
+    const rest = parts.filter((part) => part.type !== "served")
+    const record: LlmStreamPart = { type: "served", served }
+    return Recovery.isNonEmpty(rest)
+      ? Effect.map(said(rest), (out) => Arr.prepend(out, record))
+      : Effect.succeed([record])
+  }
+
+  const said = (parts: Parts): Pull.Pull<Parts, Failure> => {
     const { joint } = current
     if (joint === undefined) return Effect.succeed(emit(parts))
     const passed = Recovery.pass(joint, parts)

@@ -8,48 +8,51 @@ import type * as Fiber from "effect/Fiber"
  * Runs an effect and ends it with `onTimeout` when `millis` have passed.
  *
  * The loser is interrupted and has `grace` milliseconds to clean up before the error is returned; what it does after that is behind the
- * caller's back. With `Effect.timeout` a provider whose cleanup takes three seconds would keep the caller three seconds too long. An
- * effect that completes at once never starts a timer.
+ * caller's back. With `Effect.timeout` a provider whose cleanup takes three seconds would keep the caller three seconds too long. When
+ * the caller itself is interrupted, it waits for the cleanup, as everywhere in Effect. An effect that completes at once starts no timer.
  */
 export const within = <A, E, E2>(
   self: Effect.Effect<A, E>,
   millis: number,
   onTimeout: () => Effect.Effect<never, E2>,
   grace: number
-): Effect.Effect<A, E | E2> => {
-  if (millis === Infinity) return self
-  return Effect.withFiber((parent): Effect.Effect<A, E | E2> => {
-    const fork = Effect.runForkWith(parent.context)
-    const worker: Fiber.Fiber<A, E> = fork(self)
-    const already = worker.pollUnsafe()
-    if (already !== undefined) return already
-    return Effect.callback<A, E | E2>((resume) => {
-      let late = false
-      let timer: Fiber.Fiber<void> | undefined
-      const after = (millis: number, then: () => void): void => {
-        timer = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
-        timer.addObserver((exit) => {
-          if (Exit.isSuccess(exit)) then()
+): Effect.Effect<A, E | E2> =>
+  millis === Infinity
+    ? self
+    : Effect.withFiber((parent) => {
+        const fork = Effect.runForkWith(parent.context)
+        // Forked in the registration, so that no interruption can come between the fork and the promise to clean up after it.
+        return Effect.callback<A, E | E2>((resume) => {
+          const worker = fork(self)
+          const already = worker.pollUnsafe()
+          if (already !== undefined) return resume(already)
+          let late = false
+          let timer: Fiber.Fiber<void> | undefined
+          const after = (millis: number, then: () => void): void => {
+            const sleeper = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
+            timer = sleeper
+            sleeper.addObserver((exit) => {
+              if (Exit.isSuccess(exit)) then()
+            })
+          }
+          worker.addObserver((exit) => {
+            timer?.interruptUnsafe()
+            resume(late ? onTimeout() : exit)
+          })
+          after(millis, () => {
+            late = true
+            // First stop the loser, then let the caller go on: whatever it asks next must not meet what the loser still holds.
+            worker.interruptUnsafe()
+            if (grace <= 0) resume(onTimeout())
+            else if (grace < Infinity) after(grace, () => resume(onTimeout()))
+          })
+          return Effect.suspend(() => {
+            timer?.interruptUnsafe()
+            worker.interruptUnsafe()
+            return settled(worker)
+          })
         })
-      }
-      worker.addObserver((exit) => {
-        timer?.interruptUnsafe()
-        resume(late ? onTimeout() : exit)
       })
-      after(millis, () => {
-        late = true
-        if (grace <= 0) resume(onTimeout())
-        else if (grace < Infinity) after(grace, () => resume(onTimeout()))
-        worker.interruptUnsafe()
-      })
-      return Effect.suspend(() => {
-        timer?.interruptUnsafe()
-        worker.interruptUnsafe()
-        return grace <= 0 ? Effect.void : settled(worker)
-      })
-    })
-  })
-}
 
 /** Waits until a fiber has ended, however it ends. */
 export const settled = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void> =>
