@@ -541,6 +541,30 @@ describe("LlmResilience.languageModel", () => {
     })
   )
 
+  it.effect("keeps two chains apart that are built together", () =>
+    Effect.gen(function* () {
+      class One extends Context.Service<One, LanguageModel.LanguageModel>()("test/One") {}
+      class Two extends Context.Service<Two, LanguageModel.LanguageModel>()("test/Two") {}
+      const one = yield* scripted("one", [answer("from one")])
+      const two = yield* scripted("two", [answer("from two")])
+
+      const texts = yield* Effect.gen(function* () {
+        const first = yield* (yield* One).generateText({ prompt: "Hi" })
+        const second = yield* (yield* Two).generateText({ prompt: "Hi" })
+        return [first.text, second.text]
+      }).pipe(
+        Effect.provide(
+          Layer.mergeAll(
+            Layer.effect(One, LanguageModel.LanguageModel).pipe(Layer.provide(chained([one]))),
+            Layer.effect(Two, LanguageModel.LanguageModel).pipe(Layer.provide(chained([two])))
+          )
+        )
+      )
+
+      assert.deepStrictEqual(texts, ["from one", "from two"])
+    })
+  )
+
   it.effect("writes into the span who answered", () =>
     Effect.gen(function* () {
       const usage = { inputTokens: { total: 3 }, outputTokens: { total: 5 } }

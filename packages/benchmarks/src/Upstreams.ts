@@ -25,7 +25,7 @@ export const healthy = (id: string): Provider.Provider =>
       Stream.fromPull(
         Effect.sync(() => {
           let sent = 0
-          return Effect.suspend(() => (++sent < chunks ? delta : finish))
+          return Effect.suspend(() => tokens[sent++] ?? finish)
         })
       )
   })
@@ -37,7 +37,10 @@ const chunkOf = (part: LlmResponse.LlmStreamPart): Effect.Effect<[LlmResponse.Ll
   return Effect.promise(() => arrived)
 }
 
-const delta = chunkOf({ type: "text-delta", id: "0", delta: "token " })
+// Every token is another one: an answer that repeats itself is stopped by the guard.
+const tokens = Array.from({ length: chunks - 1 }, (_, index) =>
+  chunkOf({ type: "text-delta", id: "0", delta: `token${(index * 7919) % 1000} ` })
+)
 
 const finish = chunkOf({ type: "finish", reason: "stop", usage: LlmResponse.unknownUsage })
 

@@ -356,19 +356,19 @@ export const make: (
     return from(0)
   }
 
-  // How many of the later steps would take the request: who would be skipped needs no share of the time.
+  // Whether one of the later steps would take the request, as 1 or 0: who would be skipped needs no share of the time.
   const stepsAfter = (
     index: number,
     request: LlmRequest.LlmRequest,
     tooLongFor: number | undefined
   ): Effect.Effect<number> => {
-    const later = steps.slice(index + 1).filter((step) => lacks(step, request, tooLongFor) === undefined)
-    return later.length === 0
-      ? Effect.succeed(0)
-      : Effect.map(
-          Effect.forEach(later, (step) => step.availability(request)),
-          (reasons) => reasons.filter((reason) => reason === undefined).length
+    const step = steps[index + 1]
+    if (step === undefined) return none
+    return lacks(step, request, tooLongFor) === undefined
+      ? Effect.flatMap(step.availability(request), (reason) =>
+          reason === undefined ? one : stepsAfter(index + 1, request, tooLongFor)
         )
+      : stepsAfter(index + 1, request, tooLongFor)
   }
 
   const chain: Provider = {
@@ -440,6 +440,9 @@ export const make: (
   }
   return chain
 })
+
+const none = Effect.succeed(0)
+const one = Effect.succeed(1)
 
 type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
 

@@ -51,7 +51,7 @@ export type ResponseFormat = LanguageModel.ProviderOptions["responseFormat"]
  * `id`, `expiresAt`, `commitBy`, `stepsLeft` and `lastResort` are written by the chain while the request travels down. Policies read
  * them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
  * deadline ends, `commitBy` the one at which a stream must have shown its first content, so that others get their share of the time.
- * `stepsLeft` counts the steps that could still take over. `lastResort` says that every step would refuse and this one may find out:
+ * `stepsLeft` is above zero while somebody else could still take over. `lastResort` says that every step would refuse and this one may find out:
  * breakers and cooldowns let it pass.
  *
  * @category models
