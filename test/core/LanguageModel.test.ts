@@ -444,6 +444,21 @@ describe("LlmResilience.languageModel", () => {
     })
   )
 
+  it.effect("keeps what a provider's code died of out of the record", () =>
+    Effect.gen(function* () {
+      const primary = yield* scripted("primary", [ScriptedProvider.die({ apiKey: "secret" })])
+      const backup = yield* scripted("backup", [answer("Hello!")])
+
+      const response = yield* LanguageModel.generateText({ prompt: "Hi" }).pipe(
+        Effect.provide(chained([primary, backup]))
+      )
+
+      const [attempt] = LlmResilience.servedOf(response)?.attempts ?? []
+      assert.strictEqual(attempt?._tag === "Failed" ? attempt.error._tag : undefined, "APIError")
+      assert.notInclude(JSON.stringify(response.content), "secret")
+    })
+  )
+
   it("reads nothing from an answer of somebody else", () => {
     const finish = Response.makePart("finish", {
       reason: "stop",

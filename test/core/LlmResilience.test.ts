@@ -172,6 +172,29 @@ describe("LlmResilience", () => {
     )
   )
 
+  it.effect("marks the answers of a degraded step, whole and streamed, and tells the user", () =>
+    Effect.gen(function* () {
+      const whole = yield* LlmResilience.generate({ prompt: "Hi" })
+      const [first] = yield* Stream.runCollect(LlmResilience.stream({ prompt: "Hi" }))
+      const streamed = first?.type === "served" ? first.served : undefined
+
+      for (const served of [whole.served, streamed]) {
+        assert.strictEqual(served?.degraded, "smaller")
+        assert.strictEqual(served?.notice?._tag, "Shortened")
+        assert.strictEqual(served?.attempts[0]?.provider, "primary")
+      }
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [
+            { provider: step("primary", ScriptedProvider.fail("Authentication")) },
+            { provider: step("small"), degraded: "smaller" }
+          ]
+        })
+      )
+    )
+  )
+
   describe("events", () => {
     const make = (...script: ReadonlyArray<ScriptedProvider.Step>) =>
       Effect.gen(function* () {

@@ -21,6 +21,14 @@ const legitimate: { readonly [name: string]: string } = {
     <p>Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt ut labore.</p>
     <button type="button">Add to basket</button>
   </article>`.repeat(12)}\n</main>`,
+  "a page of twelve large cards": `<main>${`
+  <article class="card card-large shadow">
+    <img src="/placeholder.png" alt="" width="640" height="480" loading="lazy" decoding="async" />
+    <h3 class="card-title">Product name</h3>
+    <p class="card-text">Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod tempor incididunt.</p>
+    <p class="card-price"><span class="currency">€</span><span class="amount">0.00</span></p>
+    <button type="button" class="button button-primary" aria-label="Add to basket">Add to basket</button>
+  </article>`.repeat(12)}\n</main>`,
   "a numbered list of the same word": lines(400, (i) => `${i + 1}. to do`),
   "multiplication tables": lines(300, (i) => `${i} × 7 = ${i * 7}`),
   "a worksheet of blank lines": lines(30, () => "_".repeat(80)),
@@ -121,6 +129,7 @@ describe("Loop", () => {
   it("tells the unit and how much of it there is", () => {
     assert.deepStrictEqual(Loop.find("I am stuck. ".repeat(1000)), { period: 12, length: 2048 })
     assert.deepStrictEqual(Loop.find("x".repeat(10_000)), { period: 1, length: 4096 })
+    assert.deepStrictEqual(Loop.find("もう一度。".repeat(1000)), { period: 5, length: 2048 })
   })
 
   it("needs both, the length and the repetitions", () => {
@@ -129,6 +138,8 @@ describe("Loop", () => {
     assert.isAbove(passage.length * 5, 2 * 2048)
     assert.isUndefined(Loop.find(passage.repeat(5)))
     assert.isDefined(Loop.find(passage.repeat(8)))
+    assert.isUndefined(Loop.find(passage.repeat(2), { isCut: true }))
+    assert.isDefined(Loop.find(passage.repeat(3), { isCut: true }))
     assert.isUndefined(Loop.find("again and again ".repeat(100)))
     assert.isDefined(Loop.find("again and again ".repeat(200)))
   })
@@ -140,6 +151,13 @@ describe("Loop", () => {
     assert.isDefined(Loop.find(answer, { isCut: true }))
     assert.isUndefined(Loop.find(`${answer} And that was it.`, { isCut: true }))
     assert.isUndefined(Loop.find(legitimate["a page of twelve equal cards"]?.slice(0, 2000) ?? "", { isCut: true }))
+  })
+
+  it("forgets what is further back than its window", () => {
+    const chapter = Array.from({ length: 400 }, (_, i) => `word${i}`).join(" ")
+
+    assert.isAbove(chapter.length, 2048)
+    assert.isUndefined(Loop.find(`${chapter} `.repeat(40)))
   })
 
   it("finds a loop that the model left again", () => {

@@ -1,13 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   Decision,
+  Fallback,
   LlmRequest,
   LlmResilience,
   LlmResponse,
   Notice,
   OutputGuard,
   type Policy,
-  type Provider,
+  Provider,
   ResilienceEvent
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
@@ -239,6 +240,17 @@ describe("OutputGuard: loop", () => {
     })
   )
 
+  it.effect("finds a loop in the reasoning of a whole answer", () =>
+    Effect.gen(function* () {
+      const step = ScriptedProvider.answer([
+        { type: "reasoning", text: "Wait, let me check. ".repeat(200) },
+        { type: "text", text: "42" }
+      ])
+
+      assert.deepStrictEqual(yield* both(step), ["Loop", "Loop"])
+    })
+  )
+
   it.effect("marks a loop that may pass, and lets it pass to its end", () =>
     Effect.gen(function* () {
       const texts = Array.from({ length: 1000 }, () => again)
@@ -322,6 +334,41 @@ describe("OutputGuard: refusal", () => {
     })
   )
 
+  it.effect("lets go as soon as the answer is too long for a refusal, or does something", () =>
+    Effect.gen(function* () {
+      const long = ` ${"But here is what I can do. ".repeat(20)}`
+      for (const [goesOn, expected] of [
+        [long, `${refusal.join("")}${long}`],
+        [call, "I can't"]
+      ] as const) {
+        const texts = goesOn === call ? ["I can't"] : refusal
+        const { self } = yield* guarded([ScriptedProvider.stream([...texts, goesOn, ScriptedProvider.hang])], {
+          refusal: "fail"
+        })
+        let text = ""
+        const fiber = yield* Effect.forkChild(
+          Stream.runForEach(self.stream(request), (part) =>
+            Effect.sync(() => {
+              if (part.type === "text-delta") text += part.delta
+            })
+          )
+        )
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.interrupt(fiber)
+
+        assert.strictEqual(text, expected)
+      }
+    })
+  )
+
+  it.effect("is no refusal when a tool is called with it", () =>
+    Effect.gen(function* () {
+      const step = ScriptedProvider.answer([{ type: "text", text: "I can't help with that." }, call])
+
+      assert.deepStrictEqual(yield* both(step, { refusal: "fail" }), [undefined, undefined])
+    })
+  )
+
   it.effect("does not hold the reasoning before it back", () =>
     Effect.gen(function* () {
       const { self } = yield* guarded(
@@ -398,6 +445,43 @@ describe("OutputGuard: schema", () => {
     })
   )
 
+  it.effect("tells its listeners that it asks again", () =>
+    Effect.gen(function* () {
+      const hub = ResilienceEvent.makeHub()
+      const events = yield* Effect.forkChild(Stream.runHead(hub.stream), { startImmediately: true })
+      yield* Effect.yieldNow
+      const { self } = yield* Effect.provideService(
+        guarded([ScriptedProvider.answer(wrong), ScriptedProvider.answer(ada)]),
+        ResilienceEvent.CurrentHub,
+        hub
+      )
+      yield* self.generate(personRequest)
+
+      const event = Option.getOrUndefined(yield* Fiber.join(events))
+      assert.strictEqual(event?._tag, "Retried")
+    })
+  )
+
+  it.effect("does not show the model what would not fit, or what it was made to go on with", () =>
+    Effect.gen(function* () {
+      const prompt = [
+        { role: "user", content: "Who?" },
+        { role: "assistant", content: "{" }
+      ] as const
+      const prefilled = LlmRequest.make({ prompt, responseFormat: asJson() })
+      const long = `{"name":"${"a".repeat(40_000)}"}`
+      for (const [text, asked] of [
+        [long, personRequest],
+        [`"name": 1}`, prefilled]
+      ] as const) {
+        const { provider, self } = yield* guarded([ScriptedProvider.answer(text)], { loop: "off" })
+
+        assert.strictEqual(reasonOf(yield* Effect.exit(self.generate(asked))), "SchemaMismatch")
+        assert.strictEqual(yield* provider.count, 1)
+      }
+    })
+  )
+
   it.effect("reports the error of the repair when the provider fails in it", () =>
     Effect.gen(function* () {
       const { self } = yield* guarded([ScriptedProvider.answer(wrong), ScriptedProvider.fail("Overloaded")])
@@ -421,7 +505,7 @@ describe("OutputGuard: schema", () => {
       const { provider, self } = yield* guarded([
         ScriptedProvider.answer([
           { type: "reasoning", text: "Easy." },
-          { type: "text", text: `\`\`\`json\n${ada}\n\`\`\`` }
+          { type: "text", text: `\n\`\`\`json\n${ada}\n\`\`\`\n` }
         ])
       ])
       const response = yield* self.generate(personRequest)
@@ -599,6 +683,16 @@ describe("OutputGuard: judge", () => {
     })
   )
 
+  it.effect("does not take back what another check found", () =>
+    Effect.gen(function* () {
+      const { self } = yield* guarded([ScriptedProvider.answer("It goes", { finish: "length" })], {
+        judge: () => Effect.succeed(OutputGuard.accepted)
+      })
+
+      assert.strictEqual((yield* self.generate(request)).served.degraded, "shorter")
+    })
+  )
+
   it.effect("is abandoned when the caller leaves", () =>
     Effect.gen(function* () {
       let interrupted = 0
@@ -614,12 +708,15 @@ describe("OutputGuard: judge", () => {
 
   it.effect("does not keep the reader of a stream waiting for what is there", () =>
     Effect.gen(function* () {
-      const { self } = yield* guarded(
-        [ScriptedProvider.stream(["A ", ScriptedProvider.pause("1 second"), "good", finishOf("stop")])],
-        {
-          judge: () => Effect.as(Effect.sleep("1 second"), OutputGuard.rejected("Refusal", "no"))
-        }
-      )
+      const said = (delta: string): LlmResponse.LlmStreamPart => ({ type: "text-delta", id: "0", delta })
+      const provider = Provider.make({
+        id: "p",
+        model: "m",
+        stream: () => Stream.concat(Stream.make(said("A ")), Stream.fromIterable([said("good"), finishOf("stop")]))
+      })
+      const self = yield* OutputGuard.policy({
+        judge: () => Effect.as(Effect.sleep("1 second"), OutputGuard.rejected("Refusal", "no"))
+      })(provider)
       let text = ""
       const fiber = yield* Effect.forkChild(
         Effect.exit(
@@ -630,12 +727,25 @@ describe("OutputGuard: judge", () => {
           )
         )
       )
-      yield* TestClock.adjust("1500 millis")
+      yield* TestClock.adjust("500 millis")
       assert.strictEqual(text, "A good")
       assert.isUndefined(fiber.pollUnsafe())
 
       yield* TestClock.adjust("1 second")
       assert.strictEqual(reasonOf(yield* Fiber.join(fiber)), "Refusal")
+    })
+  )
+
+  it.effect("keeps the words of a rejected stream back when none was passed on", () =>
+    Effect.gen(function* () {
+      const whole = Provider.make({
+        id: "p",
+        model: "m",
+        generate: () => Effect.succeed({ content: LlmResponse.textContent("A good answer") })
+      })
+      const seen = yield* readStream(yield* OutputGuard.policy(rejecting)(whole))
+
+      assert.deepStrictEqual([seen.text, seen.reason], ["", "Refusal"])
     })
   )
 
@@ -765,6 +875,20 @@ describe("OutputGuard within a chain", () => {
           ["first"]
         )
       }
+    })
+  )
+
+  it.effect("adds to the record of a chain that is inside", () =>
+    Effect.gen(function* () {
+      const down = yield* ScriptedProvider.make({ id: "down", script: [ScriptedProvider.fail("Authentication")] })
+      const up = yield* ScriptedProvider.make({
+        id: "up",
+        script: [bitByBit(["It ", "goes"], finishOf("length"))]
+      })
+      const self = yield* OutputGuard.policy()(yield* Fallback.make([down, up]))
+      const { served } = yield* running(readStream(self))
+
+      assert.deepStrictEqual([served?.provider, served?.attempts.length, served?.degraded], ["up", 1, "shorter"])
     })
   )
 

@@ -14,6 +14,7 @@ const refusals = [
   "I apologize, but I'm unable to comply with your request.",
   "**I won't help with that.**",
   '"I must decline to answer this request."',
+  `I can't help with that request.${"\n".repeat(500)}`,
   "Es tut mir leid, aber dabei kann ich nicht helfen.",
   "Leider kann ich diese Anfrage nicht beantworten.",
   "Je suis désolé, mais je ne peux pas vous aider avec cette demande.",

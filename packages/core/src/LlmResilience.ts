@@ -46,6 +46,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Cooldown from "./Cooldown.ts"
+import * as Degradation from "./Degradation.ts"
 import * as Fallback from "./Fallback.ts"
 import * as Errors from "./internal/aiError.ts"
 import * as LanguageModelOut from "./internal/languageModelOut.ts"
@@ -146,7 +147,8 @@ export const events: Stream.Stream<ResilienceEvent.ResilienceEvent, never, LlmRe
  * **Details**
  *
  * Steps are asked by rising `priority`; steps without one keep their place in the list (the first has priority 0, the next 1, …).
- * `policy` is {@link standard} unless given.
+ * `policy` is {@link standard} unless given. `degraded` marks a step whose model is smaller or whose answers are shorter than usual: its
+ * answers say so.
  *
  * @category models
  * @since 0.1.0
@@ -155,6 +157,7 @@ export interface Step<out E = never, out R = never> {
   readonly provider: Layer.Layer<Provider.Provider, E, R>
   readonly priority?: number | undefined
   readonly policy?: Policy.Policy<R> | undefined
+  readonly degraded?: "smaller" | "shorter" | undefined
 }
 
 /**
@@ -215,6 +218,7 @@ export const make = <R = never>(
       readonly provider: Provider.Provider
       readonly priority?: number | undefined
       readonly policy?: Policy.Policy<R> | undefined
+      readonly degraded?: "smaller" | "shorter" | undefined
     }>
   }
 ): Effect.Effect<LlmResilience, never, Scope.Scope | R> =>
@@ -230,7 +234,12 @@ export const make = <R = never>(
       (step) => step.priority,
       Order.Number
     )
-    const chain = yield* Effect.forEach(ordered, (step) => (step.policy ?? standing)(step.provider)).pipe(
+    const chain = yield* Effect.forEach(ordered, (step) =>
+      Effect.flatMap(
+        (step.policy ?? standing)(step.provider),
+        step.degraded === undefined ? Policy.none : Degradation.policy(step.degraded)
+      )
+    ).pipe(
       Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
       Effect.provideService(ResilienceEvent.CurrentHub, hub)
     )
@@ -543,7 +552,12 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
       const steps = Arr.map(config.fallbackChain, (step, index) => {
         const result = built[index]
         if (result?._tag !== "Success") throw new Error("unreachable: failures were reported above")
-        return { provider: result.success, priority: step.priority, policy: policyOf(config, step) }
+        return {
+          provider: result.success,
+          priority: step.priority,
+          policy: policyOf(config, step),
+          degraded: step.degraded
+        }
       })
       return yield* make({ steps, deadline: config.deadline })
     })

@@ -78,7 +78,7 @@ export const english = (facts: Facts): string => {
     case "Cached":
       return `The service is unavailable. This is an earlier answer, from ${spoken(facts.age)} ago.`
     case "Shortened":
-      return "The service is under load, so this answer is shorter or simpler than usual."
+      return "This answer is shorter or simpler than usual."
     case "Queued":
       return "Your request has been queued and will be processed shortly."
     case "Unavailable":

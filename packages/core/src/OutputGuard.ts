@@ -19,7 +19,7 @@
  * **A whole answer asked for**
  *
  * A caller that sets `settings.maxOutputTokens` has asked for that much, and a cut there is what it wanted. All others asked for a whole
- * answer, and so did everybody who asked for JSON.
+ * answer. Half a JSON is of no use to anybody: unless `schema` is off or a notice, it is a `TruncatedOutput` and is not repaired.
  *
  * **Repair**
  *

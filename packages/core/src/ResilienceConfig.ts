@@ -93,7 +93,7 @@ const PositiveInt = Schema.Int.check(atLeast(1))
  *
  * `id` defaults to the provider's name, with the model when several steps use the same provider. Steps are asked by rising
  * `priority`; without one, in the order in which they are written. `timeout` bounds a whole answer and the first token of a stream,
- * `idleTimeout` the silence between two tokens. `apiKeyEnv` names the variable that holds the key, never the key.
+ * `idleTimeout` the silence between two tokens. `degraded` marks a smaller model or one with shorter answers. `apiKeyEnv` names the variable that holds the key, never the key.
  *
  * @category schemas
  * @since 0.1.0
@@ -109,7 +109,8 @@ export const Step = Schema.Struct({
   apiKeyEnv: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^[A-Za-z_][A-Za-z0-9_]*$/))),
   maxOutputTokens: Schema.optionalKey(PositiveInt),
   temperature: Schema.optionalKey(Schema.Finite.check(atLeast(0))),
-  contextWindow: Schema.optionalKey(PositiveInt)
+  contextWindow: Schema.optionalKey(PositiveInt),
+  degraded: Schema.optionalKey(Schema.Literals(["smaller", "shorter"]))
 }).pipe(
   Schema.encodeKeys({
     idleTimeout: "idle_timeout",
@@ -309,7 +310,8 @@ const sections: { readonly [section: string]: { readonly [key: string]: string }
     api_key_env: 'the name of an environment variable such as "ANTHROPIC_API_KEY"',
     max_output_tokens: "a whole number of at least 1",
     temperature: "a number of at least 0",
-    context_window: "a whole number of tokens of at least 1"
+    context_window: "a whole number of tokens of at least 1",
+    degraded: '"smaller" or "shorter"'
   },
   retry: { retries: "a whole number of at least 0", base: aDuration, cap: aDuration, max_retry_after: aDuration },
   circuit_breaker: {

@@ -8,6 +8,8 @@ export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Cooldown from "./Cooldown.ts"
 /** The table that says what an error means. */
 export * as Decision from "./Decision.ts"
+/** Marks a step whose answers are less than the user may expect. */
+export * as Degradation from "./Degradation.ts"
 /** Many providers become one. */
 export * as Fallback from "./Fallback.ts"
 /** One question to a language model. */

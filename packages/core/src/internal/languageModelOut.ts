@@ -12,6 +12,7 @@ import * as LlmRequest from "../LlmRequest.ts"
 import type * as LlmResponse from "../LlmResponse.ts"
 import * as Notice from "../Notice.ts"
 import type { Provider } from "../Provider.ts"
+import * as ProviderError from "../ProviderError.ts"
 import { metadataKey, toAiError } from "./aiError.ts"
 
 /** What a caller of `effect/ai` cannot say with its options. */
@@ -117,7 +118,8 @@ const recordOf = (served: LlmResponse.Served): Schema.Json => {
   const known = records.get(served)
   if (known !== undefined) return known
   const { contributors, from, model, provider } = served
-  const record = Option.getOrElse(encodeServed(served), () => ({
+  const plain = served.attempts.length === 0 ? served : { ...served, attempts: served.attempts.map(withoutCause) }
+  const record = Option.getOrElse(encodeServed(plain), () => ({
     provider,
     model,
     from,
@@ -129,6 +131,17 @@ const recordOf = (served: LlmResponse.Served): Schema.Json => {
 }
 
 const records = new WeakMap<LlmResponse.Served, Schema.Json>()
+
+// The cause is whatever a provider's code died of: of any size, and with whatever it held. Metadata is logged and stored.
+const withoutCause = (attempt: Attempt.Attempt): Attempt.Attempt => {
+  if (attempt._tag === "Skipped" || attempt.error._tag !== "APIError" || attempt.error.cause === undefined)
+    return attempt
+  const { description, provider, reason, requestId, retryAfter, shouldRetry, status } = attempt.error
+  return {
+    ...attempt,
+    error: new ProviderError.APIError({ provider, reason, description, status, requestId, retryAfter, shouldRetry })
+  }
+}
 
 const Served = Schema.toCodecJson(
   Schema.Struct({

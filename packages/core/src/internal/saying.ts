@@ -104,9 +104,8 @@ const declined: Rejected = {
   description: "The answer is short and begins as a refusal"
 }
 
-/** Who bounds the answer has asked for that much; half a JSON is of no use to anybody. */
-const wantsAll = (request: LlmRequest): boolean =>
-  request.settings.maxOutputTokens === undefined || request.responseFormat.type === "json"
+/** Who bounds the answer has asked for that much. */
+const wantsAll = (request: LlmRequest): boolean => request.settings.maxOutputTokens === undefined
 
 /**
  * What the answer goes on with: the text of an assistant message at the end of the prompt. An answer that continues it, as in a stream
@@ -202,7 +201,7 @@ export const reading = (checks: Checks, request: LlmRequest, keepsText: boolean)
   let loop: Loop.Loop | undefined
   let served: Served | undefined
   let committed = false
-  let opening = checks.refusal === "fail" && before === "" ? "maybe" : "no"
+  let opening = checks.refusal === "fail" ? "maybe" : "no"
   let held: Array<LlmStreamPart> = []
 
   const hear = (delta: string): void => {
