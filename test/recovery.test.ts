@@ -1,13 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import {
-  Fallback,
-  LlmRequest,
-  type LlmResponse,
-  LlmResilience,
-  Provider,
-  type ProviderError,
-  Retry
-} from "@llm-resilience/core"
+import { Fallback, LlmRequest, type LlmResponse, LlmResilience, type Provider, Retry } from "@llm-resilience/core"
 import { Anthropic, OpenAiCompatible } from "@llm-resilience/providers"
 import { type Answer, Fault, Upstream } from "@llm-resilience/testing"
 import { Effect, Exit, Fiber, Random, Stream } from "effect"
@@ -59,7 +51,7 @@ const read = (stream: Stream.Stream<LlmResponse.LlmStreamPart, Provider.Failure>
   }))
 }
 
-const reasonOf = (exit: Exit.Exit<unknown, Provider.Failure>): ProviderError.Reason | string => {
+const reasonOf = (exit: Exit.Exit<unknown, Provider.Failure>): string => {
   const error = Exit.findErrorOption(exit)
   return error._tag === "None" ? "none" : error.value._tag === "APIError" ? error.value.reason : error.value._tag
 }
