@@ -172,6 +172,28 @@ describe("LlmResilience", () => {
     )
   )
 
+  it.effect("puts a policy around the whole chain", () =>
+    Effect.gen(function* () {
+      const response = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(response.text, "last words")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary", ScriptedProvider.fail("Authentication")) }],
+          around: Policy.make((self) => ({
+            generate: (request) =>
+              Effect.catchTag(self.generate(request), "LlmUnavailable", () =>
+                Effect.succeed(
+                  LlmResponse.make({ content: LlmResponse.textContent("last words"), served: servedBy("around") })
+                )
+              )
+          }))
+        })
+      )
+    )
+  )
+
   it.effect("marks the answers of a degraded step, whole and streamed, and tells the user", () =>
     Effect.gen(function* () {
       const whole = yield* LlmResilience.generate({ prompt: "Hi" })

@@ -13,6 +13,7 @@ import {
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Context, Effect, Exit, Fiber, Option, Schema, Stream } from "effect"
+import { LanguageModel } from "effect/ai"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -806,6 +807,21 @@ describe("OutputGuard within a chain", () => {
       assert.strictEqual(response.served.provider, "second")
       assert.strictEqual(yield* first.count, 2)
       assert.strictEqual((yield* second.calls)[0]?.request.prompt.content.length, 1)
+    })
+  )
+
+  it.effect("repairs what generateObject asked for", () =>
+    Effect.gen(function* () {
+      const { first, second, service } = yield* chain({
+        first: [ScriptedProvider.answer(`{"name":"Ada"}`), ScriptedProvider.answer(ada)]
+      })
+      const response = yield* LanguageModel.generateObject({ prompt: "Who?", schema: Person }).pipe(
+        Effect.provide(LlmResilience.languageModel),
+        Effect.provideService(LlmResilience.LlmResilience, service)
+      )
+
+      assert.deepStrictEqual(response.value, { name: "Ada", age: 36 })
+      assert.deepStrictEqual([yield* first.count, yield* second.count], [2, 0])
     })
   )
 

@@ -166,6 +166,7 @@ export interface Step<out E = never, out R = never> {
  * **Details**
  *
  * - `policy`: what is put around each step that brings none, {@link standard} by default.
+ * - `around`: what is put around the whole chain: a cache, a queue, a policy of your own. Nothing by default.
  * - `deadline`: for requests that bring none; no deadline by default.
  * - `fallback`: see `Fallback.Options`.
  * - `hub`: where events go, one of its own with 1024 unread events for each listener by default.
@@ -175,6 +176,7 @@ export interface Step<out E = never, out R = never> {
  */
 export interface Options<out R = never> {
   readonly policy?: Policy.Policy<R> | undefined
+  readonly around?: Policy.Policy<R> | undefined
   readonly deadline?: Duration.Input | undefined
   readonly fallback?: Fallback.Options | undefined
   readonly hub?: ResilienceEvent.Hub | undefined
@@ -241,6 +243,7 @@ export const make = <R = never>(
       )
     ).pipe(
       Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
+      Effect.flatMap(options.around ?? Policy.none),
       Effect.provideService(ResilienceEvent.CurrentHub, hub)
     )
     const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline) }

@@ -197,8 +197,7 @@ const atEnd = (text: string, { other, prose }: Limits): Loop | undefined => {
   const shortest = Math.min(prose.length, other.length)
   if (size < shortest) return undefined
   if (borders.length < size) borders = new Uint16Array(size)
-  const fewest = Math.min(prose.repeats, other.repeats)
-  const longestPeriod = Math.floor(size / fewest)
+  const longestPeriod = Math.floor(size / Math.min(prose.repeats, other.repeats))
   if (!recurs(text, Math.min(32, shortest >> 1), longestPeriod)) return undefined
   let border = 0
   let known = 0
@@ -213,10 +212,11 @@ const atEnd = (text: string, { other, prose }: Limits): Loop | undefined => {
     const period = length - border
     // Longer endings have no shorter periods.
     if (period > longestPeriod) return undefined
-    if (length < shortest || period * fewest > length) continue
+    if (length < shortest || 2 * period > length) continue
     if (period !== known) {
       known = period
       limit = isProse(text.slice(size - period)) ? prose : other
+      if (period * limit.repeats > size) return undefined
     }
     if (length >= limit.length && period * limit.repeats <= length) return { period, length }
   }
