@@ -18,6 +18,7 @@
  * @since 0.1.0
  */
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
+import type * as LlmResilience from "@llm-resilience/core/LlmResilience"
 import type * as Provider from "@llm-resilience/core/Provider"
 import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
@@ -29,30 +30,14 @@ import * as Anthropic from "./Anthropic.ts"
 import * as OpenAiCompatible from "./OpenAiCompatible.ts"
 
 /**
- * One step of a chain, as a configuration describes it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Step {
-  readonly id: string
-  readonly provider: string
-  readonly model: string
-  readonly baseUrl?: string | undefined
-  readonly apiKeyEnv?: string | undefined
-  readonly maxOutputTokens?: number | undefined
-  readonly temperature?: number | undefined
-}
-
-/**
  * Builds the provider of a step. A key or an address that is missing fails with the error of `Config`, which names the variable.
  *
  * @category models
  * @since 0.1.0
  */
-export type Factory = (
-  step: Step
-) => Effect.Effect<Provider.Provider, Config.ConfigError, HttpClient.HttpClient | Scope.Scope>
+export type Factory = LlmResilience.Factory<HttpClient.HttpClient | Scope.Scope>
+
+type Step = Parameters<Factory>[0]
 
 /**
  * Creates a factory for a server with chat completions, for a name of your own in the registry.
@@ -85,7 +70,8 @@ export const openAiCompatible =
         model: step.model,
         apiKey,
         baseUrl,
-        settings: settingsOf(step)
+        settings: settingsOf(step),
+        capabilities: capabilitiesOf(step, options.capabilities)
       })
     })
 
@@ -111,7 +97,8 @@ export const anthropic =
         model: step.model,
         apiKey,
         baseUrl: step.baseUrl ?? options.baseUrl,
-        settings: settingsOf(step)
+        settings: settingsOf(step),
+        capabilities: capabilitiesOf(step, options.capabilities)
       })
     })
 
@@ -126,6 +113,11 @@ const settingsOf = (step: Step): LlmRequest.Settings => ({
 
 const addressIn = (name: string): Config.Config<string> =>
   Config.schema(Schema.String.check(Schema.isPattern(/^https?:\/\/\S+$/)), name)
+
+const capabilitiesOf = (step: Step, known: Provider.Capabilities | undefined): Provider.Capabilities => ({
+  ...known,
+  ...(step.contextWindow === undefined ? undefined : { contextWindow: step.contextWindow })
+})
 
 const azureEndpoint = addressIn("AZURE_OPENAI_ENDPOINT")
 
