@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LlmRequest, LlmResilience } from "@llm-resilience/core"
+import type { ResilienceConfig } from "@llm-resilience/core"
 import { Providers } from "@llm-resilience/providers"
 import { Fault, Upstream } from "@llm-resilience/testing"
 import { ConfigProvider, Effect, Layer } from "effect"
@@ -10,7 +11,7 @@ const environment = (env: { readonly [name: string]: string }) => ConfigProvider
 
 /** Builds the provider of a step, and gives the request that it would send, without sending it. */
 const addressed = (
-  step: Partial<Providers.Step> & { readonly provider: string },
+  step: Partial<ResilienceConfig.Step> & { readonly provider: string },
   env: { readonly [name: string]: string }
 ) =>
   Effect.gen(function* () {
