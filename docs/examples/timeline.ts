@@ -6,6 +6,7 @@
  *
  * With ANTHROPIC_API_KEY or OPENAI_API_KEY set, the same chain asks the real providers; their outages are then left to them.
  */
+import { fileURLToPath } from "node:url"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import {
@@ -40,7 +41,7 @@ const seconds = (millis: number): string => `${(millis / 1000).toFixed(1).padSta
 
 const loadChain = Effect.gen(function* () {
   const fs = yield* FileSystem.FileSystem
-  const text = yield* fs.readFileString(new URL("./chain.yaml", import.meta.url).pathname)
+  const text = yield* fs.readFileString(fileURLToPath(new URL("./chain.yaml", import.meta.url)))
   return yield* ResilienceConfig.parse(text)
 })
 

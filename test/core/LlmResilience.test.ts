@@ -366,9 +366,77 @@ fallback_chain:
           lines[1]?.trim(),
           'fallback_chain[0].provider: got "upp", expected one of up, keyed (did you mean "up"?)'
         )
-        assert.include(lines[2], "fallback_chain[1]: got no usable setting for keyed")
-        assert.include(lines[2], "KEYED_API_KEY")
+        assert.strictEqual(
+          lines[2]?.trim(),
+          "fallback_chain[1].api_key_env: got nothing usable in KEYED_API_KEY, expected a value for keyed in that variable, or api_key_env to name another"
+        )
       })
+    )
+
+    it.effect("gives every step its context window, and what a file cannot say stands beside it", () =>
+      Effect.gen(function* () {
+        const tooLong = (settings: { readonly id: string; readonly model: string }) =>
+          ScriptedProvider.make({
+            id: settings.id,
+            model: settings.model,
+            script: [ScriptedProvider.fail("ContextLengthExceeded")]
+          })
+        const error = yield* Effect.flip(
+          Effect.provide(
+            LlmResilience.generate({ prompt: "Hi" }),
+            LlmResilience.layerConfig({
+              config: {
+                fallbackChain: [
+                  { provider: "long", model: "m", id: "a", contextWindow: 8000 },
+                  { provider: "long", model: "m", id: "b", contextWindow: 1000 }
+                ]
+              },
+              providers: { long: tooLong },
+              around: Policy.make((self) => ({ generate: (request) => self.generate(request) })),
+              standard: { retry: "off", outputGuard: { empty: "off" } }
+            })
+          )
+        )
+
+        assert.strictEqual(error._tag, "LlmUnavailable")
+        assert.match(error.message, /b skipped: NotCapable/)
+      })
+    )
+
+    it.effect(
+      "answers a configuration that is none, and settings that a provider cannot use, and shows no secret",
+      () =>
+        Effect.gen(function* () {
+          const broken = {
+            dies: () => {
+              throw new RangeError("baseUrl must be an absolute URL")
+            }
+          }
+          const failure = (config: unknown) =>
+            Effect.map(
+              Effect.flip(
+                Effect.provide(
+                  LlmResilience.status,
+                  LlmResilience.layerConfig({ config: config as string, providers: broken })
+                )
+              ),
+              (error) => error.message
+            )
+
+          assert.match(yield* failure(undefined), /expected a section of keys/)
+          assert.match(yield* failure({ fallback_chain: [] }), /fallback_chain: got nothing/)
+          assert.match(
+            yield* failure({ fallback_chain: [{ provider: "dies", model: "m" }] }),
+            /baseUrl must be an absolute URL/
+          )
+          const leaks = [
+            { provider: "gsk_FAKEKEY0123456789", model: "m" },
+            { provider: "dies", model: "m", api_key_env: "gsk_FAKEKEY0123456789" },
+            { provider: "dies", model: "m", base_url: "htps://host/v1?key=gsk_FAKEKEY0123456789" },
+            { provider: "dies", model: "m", base_url: "https://u:gsk_FAKEKEY0123456789@[bad" }
+          ]
+          for (const step of leaks) assert.notInclude(yield* failure({ fallback_chain: [step] }), "FAKEKEY")
+        })
     )
   })
 

@@ -449,6 +449,79 @@ describe("The service", () => {
   )
 })
 
+describe("A newcomer", () => {
+  it.effect("may pass a deadline that has passed already: nobody is asked", () =>
+    Effect.gen(function* () {
+      const a = yield* scripted("a")
+      const resilience = yield* LlmResilience.make({ steps: [{ provider: a }] })
+      const late = LlmRequest.make({ prompt: "Hi", deadline: Duration.millis(-3) })
+      const error = yield* Effect.flip(resilience.generate(late))
+
+      assert.strictEqual(error._tag, "LlmUnavailable")
+      assert.match(error.message, /NoTimeLeft/)
+      assert.strictEqual(yield* a.count, 0)
+    })
+  )
+
+  it.effect("is told at once that a chain needs a step", () =>
+    Effect.gen(function* () {
+      const none = [] as unknown as readonly [Provider.Provider]
+      const exit = yield* Effect.exit(Fallback.make(none))
+
+      assert.isTrue(Exit.hasDies(exit))
+    })
+  )
+
+  it.effect("sees no incident when the layer ends", () =>
+    Effect.gen(function* () {
+      const hub = ResilienceEvent.makeHub()
+      const tags: Array<string> = []
+      yield* Effect.forkChild(
+        Stream.runForEach(hub.stream, (event) => Effect.sync(() => tags.push(event._tag))),
+        { startImmediately: true }
+      )
+      yield* Effect.yieldNow
+      yield* Effect.scoped(Effect.asVoid(LlmResilience.make({ hub, steps: [{ provider: yield* scripted("a") }] })))
+      yield* Effect.yieldNow
+
+      assert.deepStrictEqual(tags, [])
+    })
+  )
+
+  it.effect("learns from the events who was asked to finish a broken stream", () =>
+    Effect.gen(function* () {
+      const hub = ResilienceEvent.makeHub()
+      const events: Array<string> = []
+      yield* Effect.forkChild(
+        Stream.runForEach(hub.stream, (event) =>
+          Effect.sync(() => events.push("provider" in event ? `${event._tag} ${event.provider}` : event._tag))
+        ),
+        { startImmediately: true }
+      )
+      yield* Effect.yieldNow
+      const [a, b, c] = yield* Effect.all([
+        scripted("a", ScriptedProvider.stream(["Hello", ScriptedProvider.cut])),
+        scripted("b", ScriptedProvider.fail("Overloaded")),
+        scripted("c", ScriptedProvider.answer("Hello there"))
+      ])
+      const chain = yield* Effect.provideService(Fallback.make([a, b, c]), ResilienceEvent.CurrentHub, hub)
+      yield* Stream.runDrain(chain.stream(request))
+      yield* TestClock.adjust("1 milli")
+
+      assert.deepStrictEqual(events, [
+        "AttemptStarted a",
+        "AttemptSucceeded a",
+        "Committed a",
+        "AttemptStarted b",
+        "AttemptFailed b",
+        "AttemptStarted c",
+        "AttemptSucceeded c",
+        "Recovered"
+      ])
+    })
+  )
+})
+
 describe("Provider.make", () => {
   it.effect("gives an answer without an end one, so that its stream has one too", () =>
     Effect.gen(function* () {

@@ -125,9 +125,15 @@ export const format = (attempt: Attempt): string => {
     return `${attempt.provider} failed: ${error._tag}${detail} after ${brief(attempt.duration)}`
   }
   const wait = skipRetryAfter(attempt.reason)
-  return `${attempt.provider} skipped: ${attempt.reason._tag}${wait === undefined ? "" : ` for ${brief(wait)}`}`
+  const why = attempt.reason._tag === "Isolated" ? ` (${attempt.reason.because})` : ""
+  return `${attempt.provider} skipped: ${attempt.reason._tag}${why}${wait === undefined ? "" : ` for ${brief(wait)}`}`
 }
 
-// Nobody reads nanoseconds in the middle of the night.
-const brief = (duration: Duration.Duration): string =>
+/**
+ * Says a duration in whole milliseconds: nobody reads nanoseconds in the middle of the night.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const brief = (duration: Duration.Duration): string =>
   Duration.format(Duration.millis(Math.round(Duration.toMillis(duration))))

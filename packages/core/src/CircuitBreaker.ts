@@ -172,11 +172,13 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
     const perform = (event: Circuit.Event): Effect.Effect<Circuit.Decision> =>
       Clock.clockWith((clock) => Effect.sync(() => apply(event, monotonic(clock))))
 
+    // The end of the layer is no incident: nobody is told of it.
     yield* Effect.addFinalizer(() =>
-      Effect.andThen(
-        perform({ _tag: "Isolate", because: "the breaker's scope is closed", duration: Infinity }),
-        PubSub.shutdown(transitions)
-      )
+      Clock.clockWith((clock) => {
+        const closed = { _tag: "Isolate", because: "the breaker's scope is closed", duration: Infinity } as const
+        ref.ref.current = Circuit.step(settings, ref.ref.current, closed, monotonic(clock))[0]
+        return PubSub.shutdown(transitions)
+      })
     )
 
     const refuse = (self: Provider, reason: SkipReason) =>

@@ -130,6 +130,7 @@ export const make: (
   const minimumTime = Duration.toMillis(options?.minimumTime ?? "100 millis")
   const lastResortEvery = Duration.toMillis(options?.lastResortEvery ?? "1 second")
   if (!(share > 0 && share <= 1)) throw new RangeError(`Fallback.make: share must be in (0, 1], got ${share}`)
+  if (providers.length === 0) throw new RangeError("Fallback.make: a chain has at least one step, got none")
   const names = providers.map((provider) => provider.id)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
   if (twice !== undefined) throw new RangeError(`Fallback.make: two steps have the id "${twice}"; ids must be unique`)
@@ -161,7 +162,7 @@ export const make: (
       const incapable = lacks(step, request, tooLongFor)
       const remaining = request.expiresAt - monotonic(clock)
       if (incapable !== undefined) return skip(index, step, { _tag: "NotCapable", requires: incapable })
-      if (remaining < minimumTime && index > 0) {
+      if (remaining <= 0 || (remaining < minimumTime && index > 0)) {
         return skip(index, step, { _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
       }
       return Effect.flatMap(step.availability(request), (reason) =>
@@ -307,10 +308,18 @@ export const make: (
       ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
       { step, by: "restart" as const }
     ])
+    const failed = (step: Provider, failure: ProviderError.ProviderError, millis: number): void => {
+      const attempt = failedAttempt(step, failure, millis)
+      attempts.push(attempt)
+      if (hub.active()) {
+        const decision = Decision.of(table, failure)
+        hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
+      }
+    }
     const from = (way: number): ReturnType<typeof resume> => {
       const next = ways[way]
       if (next === undefined) {
-        if (hub.active()) hub.publish({ _tag: "RecoveryFailed", request: request.id, from: broken.id, error })
+        if (hub.active()) hub.publish({ _tag: "RecoveryFailed", request: request.id, from: broken.id, error, attempts })
         return Effect.undefined
       }
       const { by, step } = next
@@ -329,15 +338,24 @@ export const make: (
       return Effect.flatMap(step.availability(request), (reason) => {
         if (reason !== undefined) {
           attempts.push(skippedAttempt(step, reason))
+          if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
           return from(way + 1)
         }
-        return Effect.matchEffect(attempt, {
-          onFailure: (failure) => {
+        if (hub.active()) {
+          hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
+        }
+        return Effect.matchCauseEffect(attempt, {
+          onFailure: (cause) => {
+            const failure = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
             if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
-            else attempts.push(failedAttempt(step, failure, 0))
+            else failed(step, failure, monotonic(clock) - now)
             return from(way + 1)
           },
           onSuccess: (joined) => {
+            if (hub.active()) {
+              const duration = Duration.millis(monotonic(clock) - now)
+              hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+            }
             if (joined === undefined) return from(way + 1)
             if (hub.active()) {
               hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })

@@ -40,13 +40,24 @@ export interface Settings {
 export type ResponseFormat = LanguageModel.ProviderOptions["responseFormat"]
 
 /**
+ * How close the question of a stored answer must be to serve another one: the same, the same but for spelling, politeness and opening, or
+ * of the same meaning. Each includes those before it. Left out, it is `exact` for requests with tools or a JSON schema, and else what the
+ * cache allows.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type CacheMatch = "exact" | "canonical" | "similar"
+
+/**
  * One question to a language model. Build it with {@link make}.
  *
  * **Details**
  *
  * `deadline` is the time for the whole chain, everything included. `scope` is the tenant or user the request belongs to: it
  * partitions caches, queues and stickiness. `mayWait` permits an answer later (the deferred queue), `mayCache` permits storing
- * the answer and serving a stored one.
+ * the answer and serving a stored one. `subject` is the person within the scope whom the answer is for and nobody else; without one,
+ * stored answers are shared within the scope. `cacheMatch` says how close the question of a stored answer must be.
  *
  * `id`, `expiresAt`, `commitBy`, `stepsLeft` and `lastResort` are written by the chain while the request travels down. Policies read
  * them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
@@ -65,8 +76,10 @@ export interface LlmRequest {
   readonly settings: Settings
   readonly deadline: Duration.Duration | undefined
   readonly scope: string | undefined
+  readonly subject: string | undefined
   readonly mayWait: boolean
   readonly mayCache: boolean
+  readonly cacheMatch: CacheMatch | undefined
   readonly id: number
   readonly expiresAt: number
   readonly commitBy: number
@@ -88,8 +101,10 @@ export interface Input {
   readonly settings?: Settings | undefined
   readonly deadline?: Duration.Input | undefined
   readonly scope?: string | undefined
+  readonly subject?: string | undefined
   readonly mayWait?: boolean | undefined
   readonly mayCache?: boolean | undefined
+  readonly cacheMatch?: CacheMatch | undefined
 }
 
 /**
@@ -98,7 +113,7 @@ export interface Input {
  * **Details**
  *
  * Defaults: no tools, free text, the provider's own settings, no deadline, no scope, may not wait, may be cached. A deadline
- * of zero or less throws a `RangeError`; an infinite one means none.
+ * of zero or less has passed already: nobody is asked. An infinite one means none.
  *
  * **Example** (Asking with a deadline)
  *
@@ -116,9 +131,6 @@ export interface Input {
  */
 export const make = (input: Input): LlmRequest => {
   const deadline = input.deadline === undefined ? undefined : Duration.fromInputUnsafe(input.deadline)
-  if (deadline !== undefined && !Duration.isPositive(deadline)) {
-    throw new RangeError(`LlmRequest.make: deadline must be longer than zero, got ${Duration.format(deadline)}`)
-  }
   const maxOutputTokens = input.settings?.maxOutputTokens
   if (maxOutputTokens !== undefined && (!Number.isInteger(maxOutputTokens) || maxOutputTokens < 1)) {
     throw new RangeError(`LlmRequest.make: settings.maxOutputTokens must be an integer >= 1, got ${maxOutputTokens}`)
@@ -131,8 +143,10 @@ export const make = (input: Input): LlmRequest => {
     settings: input.settings ?? {},
     deadline: deadline !== undefined && Duration.isFinite(deadline) ? deadline : undefined,
     scope: input.scope,
+    subject: input.subject,
     mayWait: input.mayWait ?? false,
     mayCache: input.mayCache ?? true,
+    cacheMatch: input.cacheMatch,
     id: 0,
     expiresAt: Infinity,
     commitBy: Infinity,

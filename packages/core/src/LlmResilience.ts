@@ -46,6 +46,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Cooldown from "./Cooldown.ts"
+import * as Decision from "./Decision.ts"
 import * as Degradation from "./Degradation.ts"
 import * as Fallback from "./Fallback.ts"
 import * as Errors from "./internal/aiError.ts"
@@ -53,9 +54,12 @@ import * as LanguageModelOut from "./internal/languageModelOut.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import type * as LlmResponse from "./LlmResponse.ts"
+import * as LlmUnavailable from "./LlmUnavailable.ts"
+import * as Notice from "./Notice.ts"
 import * as OutputGuard from "./OutputGuard.ts"
 import * as Policy from "./Policy.ts"
 import * as Provider from "./Provider.ts"
+import * as ProviderError from "./ProviderError.ts"
 import * as ResilienceConfig from "./ResilienceConfig.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 import * as Retry from "./Retry.ts"
@@ -68,6 +72,7 @@ import * as Timeouts from "./Timeouts.ts"
  *
  * - `generate` and `stream` fail with {@link LlmUnavailable} when nobody could answer, and with the provider's own error when it
  *   would be the same everywhere (an invalid request) or comes after the first content of a stream.
+ * - `generateOrNotice` never fails: every end is a value, with a word for the user.
  * - `status` is one snapshot of all steps, `events` what happens from the moment of subscription on.
  * - `circuits` are the breakers by the id of their step, for an operator who wants to isolate or reset one.
  * - `provider` is the whole composition as a provider, to be wrapped or joined further.
@@ -78,6 +83,7 @@ import * as Timeouts from "./Timeouts.ts"
 export interface LlmResilience {
   readonly generate: (request: LlmRequest.LlmRequest) => Effect.Effect<LlmResponse.LlmResponse, Provider.Failure>
   readonly stream: (request: LlmRequest.LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, Provider.Failure>
+  readonly generateOrNotice: (request: LlmRequest.LlmRequest) => Effect.Effect<Reply>
   readonly status: Effect.Effect<ReadonlyArray<Provider.Status>>
   readonly events: Stream.Stream<ResilienceEvent.ResilienceEvent>
   readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
@@ -104,6 +110,72 @@ export const generate = (
   input: LlmRequest.Input
 ): Effect.Effect<LlmResponse.LlmResponse, Provider.Failure, LlmResilience> =>
   Effect.flatMap(LlmResilience, (service) => service.generate(LlmRequest.make(input)))
+
+/**
+ * How a request ended, for applications that want no error channel.
+ *
+ * **Details**
+ *
+ * - `Answer`: the answer; `notice` is what the user should know about it, if anything.
+ * - `Queued`: the answer comes later and is fetched with the `ticket`.
+ * - `Unavailable`: nobody could answer now. `suggestion` is advice for the user, `retryAfter` the soonest time to ask again, if known.
+ * - `Rejected`: this request gets no answer, now or later, because of what it is.
+ *
+ * Whatever is not an answer carries the `error`, for the log.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Reply =
+  | {
+      readonly _tag: "Answer"
+      readonly response: LlmResponse.LlmResponse
+      readonly notice: Notice.Notice | undefined
+    }
+  | {
+      readonly _tag: "Queued"
+      readonly ticket: string
+      readonly notice: Extract<Notice.Notice, { readonly _tag: "Queued" }>
+      readonly error: LlmUnavailable.LlmUnavailable
+    }
+  | {
+      readonly _tag: "Unavailable"
+      readonly notice: Notice.Notice
+      readonly retryAfter: Duration.Duration | undefined
+      readonly suggestion: string
+      readonly error: Provider.Failure
+    }
+  | { readonly _tag: "Rejected"; readonly notice: Notice.Notice; readonly error: ProviderError.ProviderError }
+
+/**
+ * Asks for a whole answer and returns a value in every case.
+ *
+ * **Example** (No error channel)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LlmResilience, Provider, ProviderError } from "@llm-resilience/core"
+ *
+ * const down = Layer.succeed(Provider.Provider, Provider.make({
+ *   id: "down",
+ *   model: "large",
+ *   generate: () =>
+ *     Effect.fail(new ProviderError.APIError({ provider: "down", reason: "Authentication", description: "401" }))
+ * }))
+ *
+ * const program = Effect.map(LlmResilience.generateOrNotice({ prompt: "Hi" }), (reply) =>
+ *   reply._tag === "Answer" ? reply.response.text : reply.notice.message
+ * )
+ *
+ * await Effect.runPromise(Effect.provide(program, LlmResilience.layer({ steps: [{ provider: down }] })))
+ * // => "The service is temporarily unavailable. Please try again later."
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const generateOrNotice = (input: LlmRequest.Input): Effect.Effect<Reply, never, LlmResilience> =>
+  Effect.flatMap(LlmResilience, (service) => service.generateOrNotice(LlmRequest.make(input)))
 
 /**
  * Asks for a streamed answer.
@@ -193,20 +265,28 @@ export interface Options<out R = never> {
  * @category policies
  * @since 0.1.0
  */
-export const standard = (options?: {
-  readonly retry?: Retry.Options | "off" | undefined
-  readonly cooldown?: Cooldown.Options | "off" | undefined
-  readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
-  readonly timeouts?: Timeouts.Options | "off" | undefined
-  readonly outputGuard?: OutputGuard.Options | "off" | undefined
-}): Policy.Policy =>
+export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<R> =>
   Policy.all([
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
     options?.circuitBreaker === "off" ? Policy.none : CircuitBreaker.policy(options?.circuitBreaker),
     options?.timeouts === "off" ? Policy.none : Timeouts.policy(options?.timeouts),
-    options?.outputGuard === "off" ? Policy.none : OutputGuard.policy(options?.outputGuard)
+    options?.outputGuard === "off" ? Policy.none : OutputGuard.policy<R>(options?.outputGuard)
   ])
+
+/**
+ * Options of {@link standard}. `R` is what a judge of the output needs.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StandardOptions<R = never> {
+  readonly retry?: Retry.Options | "off" | undefined
+  readonly cooldown?: Cooldown.Options | "off" | undefined
+  readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
+  readonly timeouts?: Timeouts.Options | "off" | undefined
+  readonly outputGuard?: OutputGuard.Options<R> | "off" | undefined
+}
 
 /**
  * Creates the service from providers that are there already.
@@ -247,15 +327,41 @@ export const make = <R = never>(
       Effect.provideService(ResilienceEvent.CurrentHub, hub)
     )
     const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline) }
+    const translate = yield* Notice.Translate
+    const table = yield* Decision.CurrentTable
     return {
       generate: provider.generate,
       stream: provider.stream,
+      generateOrNotice: (request) =>
+        Effect.match(provider.generate(request), {
+          onFailure: (error) => replyTo(error, table, translate),
+          onSuccess: (response): Reply => ({ _tag: "Answer", response, notice: response.served.notice })
+        }),
       status: provider.status,
       events: hub.stream,
       circuits: provider.circuits,
       provider
     }
   })
+
+const replyTo = (error: Provider.Failure, table: Decision.Table, translate: (facts: Notice.Facts) => string): Reply => {
+  if (error._tag === "LlmUnavailable") {
+    const { notice, retryAfter, suggestion } = error
+    return notice._tag === "Queued"
+      ? { _tag: "Queued", ticket: notice.ticket, notice, error }
+      : { _tag: "Unavailable", notice, retryAfter, suggestion, error }
+  }
+  // An error that another provider might not have made says nothing against the request.
+  if (Decision.of(table, error).fallOver !== "no") {
+    const { notice, retryAfter, suggestion } = LlmUnavailable.make([], {
+      retryAfter: ProviderError.retryAfter(error),
+      translate
+    })
+    return { _tag: "Unavailable", notice, retryAfter, suggestion, error }
+  }
+  const facts = { _tag: "Rejected" as const, reason: ProviderError.kind(error) }
+  return { _tag: "Rejected", notice: { ...facts, message: translate(facts) }, error }
+}
 
 const priorityOf = (priority: number | undefined, index: number): number => {
   if (priority === undefined) return index
@@ -533,19 +639,24 @@ export type Factory<R = never> = (
  * **Details**
  *
  * `providers` says how to make the provider of each name that a step may use; `@llm-resilience/providers` exports a registry. Keys come
- * through `Config`. Everything wrong with the configuration is reported at once in a `ConfigInvalid`.
+ * through `Config`. What a file cannot say stands beside it: `standard` (the parts of {@link standard} to replace, such as the output guard),
+ * `around`, `fallback` and `hub` as in {@link layer}. Everything wrong with the configuration is reported at once in a `ConfigInvalid`.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layerConfig = <const Providers extends { readonly [name: string]: Factory<unknown> }>(options: {
+export const layerConfig = <const Providers extends { readonly [name: string]: Factory<unknown> }, R = never>(options: {
   readonly config: string | ResilienceConfig.ResilienceConfig
   readonly providers: Providers
-}): ConfiguredLayer<Providers> =>
+  readonly standard?: StandardOptions<R> | undefined
+  readonly around?: Policy.Policy<R> | undefined
+  readonly fallback?: Fallback.Options | undefined
+  readonly hub?: ResilienceEvent.Hub | undefined
+}): ConfiguredLayer<Providers, R> =>
   Layer.effect(
     LlmResilience,
     Effect.gen(function* () {
-      const config = typeof options.config === "string" ? yield* ResilienceConfig.parse(options.config) : options.config
+      const config = yield* ResilienceConfig.from(options.config)
       const ids = ResilienceConfig.stepIds(config)
       const built = yield* Effect.forEach(config.fallbackChain, (step, index) =>
         Effect.result(providerOf(options.providers, { ...step, id: ids[index] ?? step.provider }, index))
@@ -558,19 +669,20 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
         return {
           provider: result.success,
           priority: step.priority,
-          policy: policyOf(config, step),
+          policy: standard({ ...configured(config, step), ...options.standard }),
           degraded: step.degraded
         }
       })
-      return yield* make({ steps, deadline: config.deadline })
+      const { around, fallback, hub } = options
+      return yield* make<R>({ steps, deadline: config.deadline, around, fallback, hub })
     })
     // What the factories need is gathered in the type of the function.
-  ) as ConfiguredLayer<Providers>
+  ) as ConfiguredLayer<Providers, R>
 
-type ConfiguredLayer<Providers extends { readonly [name: string]: Factory<unknown> }> = Layer.Layer<
+type ConfiguredLayer<Providers extends { readonly [name: string]: Factory<unknown> }, R> = Layer.Layer<
   LlmResilience,
   ResilienceConfig.ConfigInvalid,
-  Exclude<Effect.Services<ReturnType<Providers[keyof Providers]>>, Scope.Scope>
+  Exclude<Effect.Services<ReturnType<Providers[keyof Providers]>> | R, Scope.Scope>
 >
 
 const providerOf = <R>(
@@ -578,34 +690,56 @@ const providerOf = <R>(
   step: ResilienceConfig.Step & { readonly id: string },
   index: number
 ): Effect.Effect<Provider.Provider, ResilienceConfig.Issue, R> => {
+  const at = `fallback_chain[${index}]`
   const factory = Object.hasOwn(providers, step.provider) ? providers[step.provider] : undefined
   if (factory === undefined) {
     const names = Object.keys(providers)
     return Effect.fail({
-      path: `fallback_chain[${index}].provider`,
-      got: `"${step.provider}"`,
+      path: `${at}.provider`,
+      got: ResilienceConfig.shown(step.provider),
       expected: `one of ${names.join(", ")}`,
       suggestion: ResilienceConfig.closest(step.provider, names)
     })
   }
-  return Effect.mapError(factory(step), (error) => ({
-    path: `fallback_chain[${index}]`,
-    got: `no usable setting for ${step.provider} (${error.message.replace(/\s+/g, " ")})`,
-    expected: `the environment variable${step.apiKeyEnv === undefined ? "" : ` ${step.apiKeyEnv}`} to be set, or api_key_env to name another`
-  }))
+  return Effect.suspend(() => factory(step)).pipe(
+    Effect.map((provider) =>
+      step.contextWindow === undefined
+        ? provider
+        : { ...provider, capabilities: { ...provider.capabilities, contextWindow: step.contextWindow } }
+    ),
+    Effect.catchDefect((defect) =>
+      Effect.fail({
+        path: at,
+        got: defect instanceof Error ? defect.message : "a provider that cannot be made",
+        expected: `settings that ${step.provider} can use`
+      })
+    ),
+    Effect.mapError((error) => ("_tag" in error ? missing(at, step.provider, error) : error))
+  )
 }
 
-const policyOf = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): Policy.Policy =>
-  standard({
-    timeouts: { attempt: step.timeout, idle: step.idleTimeout },
-    retry: { schedule: Retry.exponential(config.retry), maxRetryAfter: config.retry?.maxRetryAfter },
-    circuitBreaker: {
-      trip:
-        config.circuitBreaker?.failures === undefined
-          ? undefined
-          : CircuitBreaker.consecutive(config.circuitBreaker.failures),
-      openFor: config.circuitBreaker?.openFor,
-      probes: config.circuitBreaker?.probes
-    },
-    cooldown: config.cooldown
-  })
+// `Config` names the variable at the end of its message; what it could not read is never repeated.
+const missing = (at: string, provider: string, error: Config.ConfigError): ResilienceConfig.Issue => {
+  const variable = /at \["([A-Z][A-Z0-9_]*)"\]/.exec(error.message)?.[1]
+  return variable === undefined
+    ? { path: at, got: "no usable setting", expected: `what ${provider} needs, from the configuration provider` }
+    : {
+        path: variable.endsWith("_KEY") ? `${at}.api_key_env` : at,
+        got: `nothing usable in ${variable}`,
+        expected: `a value for ${provider} in that variable${variable.endsWith("_KEY") ? ", or api_key_env to name another" : ""}`
+      }
+}
+
+const configured = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): StandardOptions => ({
+  timeouts: { attempt: step.timeout, idle: step.idleTimeout },
+  retry: { schedule: Retry.exponential(config.retry), maxRetryAfter: config.retry?.maxRetryAfter },
+  circuitBreaker: {
+    trip:
+      config.circuitBreaker?.failures === undefined
+        ? undefined
+        : CircuitBreaker.consecutive(config.circuitBreaker.failures),
+    openFor: config.circuitBreaker?.openFor,
+    probes: config.circuitBreaker?.probes
+  },
+  cooldown: config.cooldown
+})

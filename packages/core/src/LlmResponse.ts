@@ -18,8 +18,8 @@ import type { Notice } from "./Notice.ts"
  *
  * `attempts` are the steps that failed or were skipped before `provider` answered; it is empty on a good day. `contributors` are
  * all who wrote a part of a stream that broke and was recovered, in order; `provider` is the last of them. `degraded` says
- * in which way the answer is less than the user may expect (`smaller` model, `shorter` answer). `match`, `similarity` and `age`
- * belong to an answer from the emergency cache. `notice` is what the end user should be told, when there is something to tell.
+ * in which way the answer is less than the user may expect (`smaller` model, `shorter` answer). `match`, `similarity`, `age` and `stale`
+ * (older than answers should be) belong to an answer from the emergency cache. `notice` is what the end user should be told, when there is something to tell.
  *
  * @category models
  * @since 0.1.0
@@ -34,6 +34,7 @@ export interface Served {
   readonly match?: "exact" | "canonical" | "similar" | undefined
   readonly similarity?: number | undefined
   readonly age?: Duration.Duration | undefined
+  readonly stale?: boolean | undefined
   readonly notice?: Notice | undefined
 }
 

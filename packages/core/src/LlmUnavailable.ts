@@ -17,6 +17,8 @@ import * as ProviderError from "./ProviderError.ts"
  *
  * `attempts` lists every step in the order in which it was tried or skipped. `retryAfter` is the soonest time at which a
  * step is expected back, when one knows and none may be back long before. `suggestion` is advice for the end user, `notice` the same as data.
+ * A `notice` that is `Queued` means that the answer will come later and carries the ticket; `notQueued` says why a request that might have
+ * waited does not.
  *
  * A policy that refuses a call before it reaches the provider (an open circuit, say) raises this error too, with the one
  * `Skipped` attempt: a refusal of ours is never mistaken for an error of the provider.
@@ -31,21 +33,29 @@ export class LlmUnavailable extends Schema.TaggedError<LlmUnavailable>("@llm-res
     suggestion: Schema.String,
     retryAfter: Schema.optional(Schema.Duration),
     attempts: Schema.Array(Attempt.Attempt),
-    notice: Notice.Notice
+    notice: Notice.Notice,
+    notQueued: Schema.optional(Schema.Literals(["QueueFull", "NotDeferrable", "StoreError"]))
   }
 ) {}
 
 /**
  * Creates the error from what was tried.
  *
+ * **Details**
+ *
+ * `retryAfter` is read from the attempts unless given.
+ *
  * @category constructors
  * @since 0.1.0
  */
 export const make = (
   attempts: ReadonlyArray<Attempt.Attempt>,
-  options?: { readonly translate?: ((facts: Notice.Facts) => string) | undefined }
+  options?: {
+    readonly retryAfter?: Duration.Duration | undefined
+    readonly translate?: ((facts: Notice.Facts) => string) | undefined
+  }
 ): LlmUnavailable => {
-  const retryAfter = soonest(attempts)
+  const retryAfter = options?.retryAfter ?? soonest(attempts)
   const facts = { _tag: "Unavailable" as const, ...(retryAfter === undefined ? {} : { retryAfter }) }
   const tooLong = attempts.some(
     (attempt) => attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"

@@ -21,10 +21,15 @@ const message = Schema.String
 export const Notice = Schema.Union([
   Schema.TaggedStruct("Slower", { message }),
   Schema.TaggedStruct("BackupService", { provider: Schema.String, message }),
-  Schema.TaggedStruct("Cached", { age: Schema.Duration, message }),
+  Schema.TaggedStruct("Cached", {
+    age: Schema.Duration,
+    because: Schema.optional(Schema.Literals(["unavailable", "slow", "fresh"])),
+    message
+  }),
   Schema.TaggedStruct("Shortened", { message }),
-  Schema.TaggedStruct("Queued", { message }),
-  Schema.TaggedStruct("Unavailable", { retryAfter: Schema.optional(Schema.Duration), message })
+  Schema.TaggedStruct("Queued", { ticket: Schema.String, expiresAfter: Schema.Duration, message }),
+  Schema.TaggedStruct("Unavailable", { retryAfter: Schema.optional(Schema.Duration), message }),
+  Schema.TaggedStruct("Rejected", { reason: Schema.String, message })
 ])
 
 /**
@@ -34,7 +39,8 @@ export const Notice = Schema.Union([
  *
  * - `Slower`: the usual service answered after trouble.
  * - `BackupService`: another provider than the first answered.
- * - `Cached`: nobody could answer, so an earlier answer was served.
+ * - `Cached`: an earlier answer was served, because nobody could answer (`unavailable`, also when it is not said), because nobody answered
+ *   in time (`slow`), or because it is still fresh (`fresh`).
  * - `Shortened`: a smaller model or a shorter answer.
  * - `Queued`: the answer will come later.
  * - `Unavailable`: there is no answer; `retryAfter` says when to try again, if known.
@@ -76,7 +82,7 @@ export const english = (facts: Facts): string => {
     case "BackupService":
       return "This answer comes from a backup service and may differ from the usual quality."
     case "Cached":
-      return `The service is unavailable. This is an earlier answer, from ${spoken(facts.age)} ago.`
+      return `${cachedBecause[facts.because ?? "unavailable"]}This is an earlier answer, from ${spoken(facts.age)} ago.`
     case "Shortened":
       return "This answer is shorter or simpler than usual."
     case "Queued":
@@ -85,7 +91,23 @@ export const english = (facts: Facts): string => {
       return facts.retryAfter === undefined
         ? "The service is temporarily unavailable. Please try again later."
         : `The service is temporarily unavailable. Please try again in ${spoken(facts.retryAfter)}.`
+    case "Rejected":
+      switch (facts.reason) {
+        case "ContentPolicy":
+        case "Refusal":
+          return "Your request was declined. Please ask in other words."
+        case "ContextLengthExceeded":
+          return "Your request is too long. Please ask for less."
+        default:
+          return "Your request could not be answered as it is."
+      }
   }
+}
+
+const cachedBecause = {
+  unavailable: "The service is unavailable. ",
+  slow: "The service is slower than usual. ",
+  fresh: ""
 }
 
 /**

@@ -45,6 +45,7 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
+import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
@@ -82,6 +83,7 @@ export const DurationText: Schema.Codec<Duration.Duration, string> = Schema.Stri
 )
 
 const atLeast = (minimum: number) => Schema.makeFilter((n: number) => n >= minimum)
+const isUrl = (text: string): boolean => Option.isSome(Schema.decodeOption(Schema.URLFromString)(text))
 const Name = Schema.NonEmptyString
 const Count = Schema.Int.check(atLeast(0))
 const PositiveInt = Schema.Int.check(atLeast(1))
@@ -105,8 +107,13 @@ export const Step = Schema.Struct({
   priority: Schema.optionalKey(Count),
   timeout: Schema.optionalKey(DurationText),
   idleTimeout: Schema.optionalKey(DurationText),
-  baseUrl: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^https?:\/\/\S+$/))),
-  apiKeyEnv: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^[A-Za-z_][A-Za-z0-9_]*$/))),
+  baseUrl: Schema.optionalKey(
+    Schema.String.check(
+      Schema.isPattern(/^https?:\/\/\S+$/),
+      Schema.makeFilter((text: string) => isUrl(text))
+    )
+  ),
+  apiKeyEnv: Schema.optionalKey(Schema.String.check(Schema.isPattern(/^[A-Z][A-Z0-9_]*$/))),
   maxOutputTokens: Schema.optionalKey(PositiveInt),
   temperature: Schema.optionalKey(Schema.Finite.check(atLeast(0))),
   contextWindow: Schema.optionalKey(PositiveInt),
@@ -250,6 +257,17 @@ export const decode = (input: unknown): Effect.Effect<ResilienceConfig, ConfigIn
 const decodeUnknown = Schema.decodeUnknownEffect(ResilienceConfig, { errors: "all", onExcessProperty: "error" })
 
 /**
+ * Reads a configuration from whatever holds one: the text of a file, plain data with the keys of the file, or a configuration.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const from = (input: unknown): Effect.Effect<ResilienceConfig, ConfigInvalid> =>
+  typeof input === "string" ? parse(input) : isConfig(input) ? check(input) : decode(input)
+
+const isConfig = Schema.is(Schema.toType(ResilienceConfig))
+
+/**
  * Returns the id of each step: its own, or the provider's name, or provider and model where that name occurs twice.
  *
  * @category accessors
@@ -369,11 +387,20 @@ const issuesOf = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<Issue
 const valueAt = (input: unknown, keys: ReadonlyArray<PropertyKey>): unknown =>
   keys.reduce<unknown>((value, key) => (Predicate.hasProperty(value, key) ? value[key] : undefined), input)
 
-// A secret may have been typed in the wrong place: what could be one is not repeated.
-// A secret may have been typed in the wrong place, so the credentials of an address are not repeated.
-const shown = (value: unknown): string => {
-  const text = value === undefined ? "nothing" : JSON.stringify(value).replace(/[^/\s"]+@/g, "…@")
-  return text.length > 60 ? `${text.slice(0, 60)}…` : text
+/**
+ * Shows a value of a configuration, briefly, and without what may be a secret that was typed in the wrong place.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const shown = (value: unknown): string => {
+  const text = value === undefined ? "nothing" : JSON.stringify(value)
+  const safe = text
+    .replace(/[^/\s"]+@/g, "…@")
+    .replace(/\?[^"\s]*/g, "?…")
+    .replace(/\b(?:sk|gsk|xai|pk|key|AIza)[-_A-Za-z0-9]{6,}/g, "…")
+    .replace(/[A-Za-z0-9_-]{32,}/g, "…")
+  return safe.length > 60 ? `${safe.slice(0, 60)}…` : safe
 }
 
 /**

@@ -40,10 +40,15 @@ interface OfProvider {
  * - `StepSkipped`: a step was passed over. `FellBack`: the chain turned from one step to the next.
  * - `Retried`: the same provider is asked again after `delay`.
  * - `Committed`: the first content of a stream is on its way to the caller.
+ * - `AttemptSucceeded` of a stream means that its first content came; how it ended, the events of the request tell.
  * - `Recovered`: a stream that broke after its first content goes on with another provider. `RecoveryFailed`: it does not.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
  * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
  *   `AttemptFailed` whose error carries it.
+ * - `CacheHit`, `CacheMissed`: the emergency cache was asked and had, or had not, an answer. `CacheStored`, `CacheRejected`: an answer was
+ *   stored, or not and why. `CacheFailed`: the cache could not do its work, which no call notices; `key` and `cause` are for its operator.
+ * - `Deferred`: nobody could answer, and the request waits in the queue. `DeferralRefused`: it may wait, but the queue did not take it.
+ * - `DeferredEnded`: a waiting request came to its end. `DeferredStoreFailed`: the store of the queue failed; nothing accepted is lost.
  * - `NoticeGiven`: the end user is told something.
  *
  * @category models
@@ -83,7 +88,40 @@ export type ResilienceEvent =
       readonly by: "continue" | "restart"
       readonly error: ProviderError
     } & OfRequest)
-  | ({ readonly _tag: "RecoveryFailed"; readonly from: string; readonly error: ProviderError } & OfRequest)
+  | ({
+      readonly _tag: "RecoveryFailed"
+      readonly from: string
+      readonly error: ProviderError
+      readonly attempts: ReadonlyArray<Attempt>
+    } & OfRequest)
+  | ({
+      readonly _tag: "CacheHit"
+      readonly key: string
+      readonly match: "exact" | "canonical" | "similar"
+      readonly similarity: number
+      readonly age: Duration.Duration
+      readonly stale: boolean
+    } & OfRequest)
+  | ({ readonly _tag: "CacheMissed"; readonly because: "absent" | "expired" | "unusable" } & OfRequest)
+  | ({ readonly _tag: "CacheStored"; readonly key: string } & OfRequest)
+  | ({ readonly _tag: "CacheRejected"; readonly because: string } & OfRequest)
+  | ({
+      readonly _tag: "CacheFailed"
+      readonly operation: "read" | "write" | "decode"
+      readonly key?: string | undefined
+      readonly cause: unknown
+    } & OfRequest)
+  | ({ readonly _tag: "Deferred"; readonly ticket: string } & OfRequest)
+  | ({
+      readonly _tag: "DeferralRefused"
+      readonly reason: "QueueFull" | "NotDeferrable" | "StoreError"
+    } & OfRequest)
+  | {
+      readonly _tag: "DeferredEnded"
+      readonly ticket: string
+      readonly outcome: "Answered" | "Expired" | "Cancelled" | "Dead"
+    }
+  | { readonly _tag: "DeferredStoreFailed"; readonly operation: string; readonly cause: unknown }
   | ({ readonly _tag: "NoticeGiven"; readonly notice: Notice } & OfRequest)
   | ({ readonly _tag: "DefectCaught"; readonly cause: unknown } & OfProvider)
   | ({

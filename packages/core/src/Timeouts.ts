@@ -95,6 +95,7 @@ export const policy = (options?: Options): Policy.Policy => {
           const now = monotonic(clock)
           const request = LlmRequest.start(asked, now)
           const left = request.expiresAt - now
+          if (left <= 0) return Effect.fail(timeout("deadline", 0))
           return left < attempt
             ? within(self.generate(request), left, () => Effect.fail(timeout("deadline", left)), 0)
             : within(

@@ -19,7 +19,6 @@
  */
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as LlmResilience from "@llm-resilience/core/LlmResilience"
-import type * as Provider from "@llm-resilience/core/Provider"
 import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import type * as HttpClient from "effect/http/HttpClient"
@@ -70,8 +69,7 @@ export const openAiCompatible =
         model: step.model,
         apiKey,
         baseUrl,
-        settings: settingsOf(step),
-        capabilities: capabilitiesOf(step, options.capabilities)
+        settings: settingsOf(step)
       })
     })
 
@@ -97,8 +95,7 @@ export const anthropic =
         model: step.model,
         apiKey,
         baseUrl: step.baseUrl ?? options.baseUrl,
-        settings: settingsOf(step),
-        capabilities: capabilitiesOf(step, options.capabilities)
+        settings: settingsOf(step)
       })
     })
 
@@ -113,11 +110,6 @@ const settingsOf = (step: Step): LlmRequest.Settings => ({
 
 const addressIn = (name: string): Config.Config<string> =>
   Config.schema(Schema.String.check(Schema.isPattern(/^https?:\/\/\S+$/)), name)
-
-const capabilitiesOf = (step: Step, known: Provider.Capabilities | undefined): Provider.Capabilities => ({
-  ...known,
-  ...(step.contextWindow === undefined ? undefined : { contextWindow: step.contextWindow })
-})
 
 const azureEndpoint = addressIn("AZURE_OPENAI_ENDPOINT")
 

@@ -154,6 +154,7 @@ const Served = Schema.toCodecJson(
     match: Schema.optional(Schema.Literals(["exact", "canonical", "similar"])),
     similarity: Schema.optional(Schema.Number),
     age: Schema.optional(Schema.Duration),
+    stale: Schema.optional(Schema.Boolean),
     notice: Schema.optional(Notice.Notice)
   })
 )

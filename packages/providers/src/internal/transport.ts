@@ -49,13 +49,24 @@ export const endpoint = (options: {
   readonly headers: { readonly [name: string]: string | Redacted.Redacted<string> }
   readonly bounds: Bounds
 }): Endpoint => {
-  if (Result.isFailure(Url.fromString(options.baseUrl))) {
-    throw new RangeError(
-      `${options.module}.make: baseUrl must be an absolute URL, got ${JSON.stringify(options.baseUrl)}`
-    )
+  // What is wrong with an address or a header is said without repeating it: a key may stand in it.
+  const url = Url.fromString(options.baseUrl)
+  if (Result.isFailure(url)) throw new RangeError(`${options.module}.make: baseUrl must be an absolute URL`)
+  if (url.success.username !== "" || url.success.password !== "") {
+    throw new RangeError(`${options.module}.make: baseUrl must not contain credentials; give an apiKey or headers`)
   }
   if (options.model === "") throw new RangeError(`${options.module}.make: model must not be empty`)
   const headers = Object.entries(options.headers)
+  for (const [name, value] of headers) {
+    if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name)) {
+      throw new RangeError(`${options.module}.make: ${JSON.stringify(name)} cannot be the name of a header`)
+    }
+    if (!/^[\t\x20-\x7e\x80-\xff]*$/.test(Redacted.isRedacted(value) ? Redacted.value(value) : value)) {
+      throw new RangeError(
+        `${options.module}.make: the value of the header ${name} has characters that no header can carry`
+      )
+    }
+  }
   return {
     provider: options.provider,
     model: options.model,
