@@ -265,7 +265,7 @@ export interface Options<out R = never> {
  * @category policies
  * @since 0.1.0
  */
-export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<R> =>
+export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<NoInfer<R>> =>
   Policy.all([
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
