@@ -12,6 +12,8 @@ export default defineConfig({
           name: "unit",
           include: ["test/**/*.test.ts"],
           exclude: ["test/examples/**", "test/integration/**"],
+          // Generous, for a machine that is busy: no test waits for real time in earnest.
+          testTimeout: 30_000,
           // The modules of effect are loaded once instead of once for each file.
           isolate: false
         }

@@ -172,6 +172,25 @@ describe("LlmResilience", () => {
     )
   )
 
+  it.effect("keeps its deadline also around a policy that waits", () =>
+    Effect.gen(function* () {
+      const fiber = yield* Effect.forkChild(Effect.flip(LlmResilience.generate({ prompt: "Hi" })))
+      yield* TestClock.adjust("2 seconds")
+
+      assert.strictEqual((yield* Fiber.join(fiber))._tag, "Timeout")
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary") }],
+          deadline: "2 seconds",
+          around: Policy.make((self) => ({
+            generate: (request) => Effect.delay(self.generate(request), "30 seconds")
+          }))
+        })
+      )
+    )
+  )
+
   it.effect("puts a policy around the whole chain", () =>
     Effect.gen(function* () {
       const response = yield* LlmResilience.generate({ prompt: "Hi" })

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { CircuitBreaker, LlmRequest, Policy, type Provider, Retry, Timeouts } from "@llm-resilience/core"
+import { CircuitBreaker, LlmRequest, LlmResilience, Policy, type Provider, Retry, Timeouts } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Duration, Effect, Exit, Fiber, Random, Schedule, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -262,4 +262,60 @@ describe("Retry", () => {
       })
     )
   })
+})
+
+describe("Retry and the notice Slower", () => {
+  const { answer, delay, fail } = ScriptedProvider
+  const schedule = Schedule.spaced("600 millis").pipe(Schedule.upTo({ times: 3 }))
+  const chain = (...steps: ReadonlyArray<{ readonly id: string; readonly script: ScriptedProvider.Script }>) =>
+    Effect.gen(function* () {
+      const [first, ...more] = yield* Effect.forEach(steps, (step) => ScriptedProvider.make(step))
+      const policy = LlmResilience.standard({ retry: { schedule } })
+      assert.isDefined(first)
+      return yield* LlmResilience.make({
+        steps: [{ provider: first, policy }, ...more.map((provider) => ({ provider, policy }))]
+      })
+    })
+  const noticeOf = Effect.fnUntraced(function* (resilience: LlmResilience.LlmResilience) {
+    const request = LlmRequest.make({ prompt: "Hi" })
+    const whole = yield* Effect.forkChild(resilience.generate(request))
+    yield* TestClock.adjust("1 minute")
+    return (yield* Fiber.join(whole)).served.notice?._tag
+  })
+
+  it.effect("is given when retries cost a second or more", () =>
+    Effect.gen(function* () {
+      const once = yield* chain({ id: "a", script: [fail("Overloaded"), answer("ok")] })
+      const twice = yield* chain({ id: "a", script: [fail("Overloaded"), fail("Overloaded"), answer("ok")] })
+      const slow = yield* chain({ id: "a", script: [delay("10 seconds", answer("ok"))] })
+
+      assert.isUndefined(yield* noticeOf(once))
+      assert.strictEqual(yield* noticeOf(twice), "Slower")
+      // A long answer is not a late one.
+      assert.isUndefined(yield* noticeOf(slow))
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("is given with the first part of a stream", () =>
+    Effect.gen(function* () {
+      const twice = yield* chain({ id: "a", script: [fail("Overloaded"), fail("Overloaded"), answer("ok")] })
+
+      const running = yield* Effect.forkChild(Stream.runCollect(twice.stream(LlmRequest.make({ prompt: "Hi" }))))
+      yield* TestClock.adjust("1 minute")
+      const [head] = yield* Fiber.join(running)
+
+      assert.strictEqual(head?.type === "served" && head.served.notice?._tag, "Slower")
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("gives way to that of a backup service", () =>
+    Effect.gen(function* () {
+      const resilience = yield* chain(
+        { id: "a", script: [fail("Authentication")] },
+        { id: "b", script: [fail("Overloaded"), fail("Overloaded"), answer("ok")] }
+      )
+
+      assert.strictEqual(yield* noticeOf(resilience), "BackupService")
+    }).pipe(Effect.scoped)
+  )
 })

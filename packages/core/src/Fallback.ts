@@ -50,6 +50,7 @@ import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { open, type Opened } from "./internal/opening.ts"
+import { within } from "./internal/within.ts"
 import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
 import * as Recovery from "./internal/recovery.ts"
 import * as Seam from "./internal/seam.ts"
@@ -138,9 +139,7 @@ export const make: (
   const table = yield* Decision.CurrentTable
   const hub = yield* ResilienceEvent.CurrentHub
   const translate = yield* Notice.Translate
-  const steps = yield* Effect.forEach(providers, (provider) =>
-    provider.keepsDeadline ? Effect.succeed(provider) : Timeouts.policy({ attempt: Infinity, idle: Infinity })(provider)
-  )
+  const steps = yield* Effect.forEach(providers, (provider) => Timeouts.deadline(provider))
   const first = steps[0]
   const last = steps.length - 1
   const recovery = options?.recovery ?? "continue"
@@ -281,7 +280,10 @@ export const make: (
     return {
       ...served,
       attempts: [...attempts, ...served.attempts],
-      ...(step === first || served.notice !== undefined ? {} : { notice: { ...facts, message: translate(facts) } })
+      // That a backup answered says more than that it took long.
+      ...(step === first || (served.notice !== undefined && served.notice._tag !== "Slower")
+        ? {}
+        : { notice: { ...facts, message: translate(facts) } })
     }
   }
 
@@ -303,7 +305,7 @@ export const make: (
     const broken = current.step
     const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, 0)]
     const index = steps.findIndex((step) => step.id === broken.id)
-    const continued = recovery === "continue" ? Seam.continuing(emitted.text) : undefined
+    const continued = recovery === "continue" && speaksFreely(request) ? Seam.continuing(emitted.text) : undefined
     const ways = [...steps.slice(index + 1), ...steps.slice(0, index + 1)].flatMap((step) => [
       ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
       { step, by: "restart" as const }
@@ -316,6 +318,15 @@ export const make: (
         hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
       }
     }
+    const othersAfter = (way: number): Effect.Effect<number> => {
+      const next = ways[way + 1]
+      if (next === undefined) return none
+      return lacks(next.step, request, undefined) === undefined
+        ? Effect.flatMap(next.step.availability(request), (reason) =>
+            reason === undefined ? one : othersAfter(way + 1)
+          )
+        : othersAfter(way + 1)
+    }
     const from = (way: number): ReturnType<typeof resume> => {
       const next = ways[way]
       if (next === undefined) {
@@ -327,14 +338,6 @@ export const make: (
       if (remaining < minimumTime || lacks(step, request, undefined) !== undefined) return from(way + 1)
       const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
       const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
-      const stepsLeft = ways.length - 1 - way
-      const now = monotonic(clock)
-      const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
-      const attempt = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
-        Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
-          Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
-        ).pipe(Effect.map((joined) => (joined === undefined ? undefined : { ...joined, opening })))
-      )
       return Effect.flatMap(step.availability(request), (reason) => {
         if (reason !== undefined) {
           attempts.push(skippedAttempt(step, reason))
@@ -344,30 +347,50 @@ export const make: (
         if (hub.active()) {
           hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
         }
-        return Effect.matchCauseEffect(attempt, {
-          onFailure: (cause) => {
-            const failure = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
-            if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
-            else failed(step, failure, monotonic(clock) - now)
-            return from(way + 1)
-          },
-          onSuccess: (joined) => {
-            if (hub.active()) {
-              const duration = Duration.millis(monotonic(clock) - now)
-              hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+        return Effect.flatMap(othersAfter(way), (stepsLeft) => {
+          const now = monotonic(clock)
+          const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
+          const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
+            Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
+              Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
+            ).pipe(
+              Effect.flatMap((joined) =>
+                joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
+              )
+            )
+          )
+          // What is held back is not yet said: until then the step is bound to its share of the time.
+          const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
+          return Effect.matchCauseEffect(attempt, {
+            onFailure: (cause) => {
+              const failure = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
+              if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
+              else failed(step, failure, monotonic(clock) - now)
+              return from(way + 1)
+            },
+            onSuccess: (joined) => {
+              if (hub.active()) {
+                const duration = Duration.millis(monotonic(clock) - now)
+                hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+                hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
+              }
+              const before = [...current.served.attempts, ...attempts]
+              const amend = (served: LlmResponse.Served) =>
+                Recovery.together(current.served, serve(served, step, before))
+              const served = amend(announced(joined.opening) ?? servedBy(step))
+              return Effect.succeed({
+                current: {
+                  step,
+                  served,
+                  amend,
+                  opening: joined.opening,
+                  joint: joined.joint,
+                  spokeFrom: by === "continue" ? emitted.text.length : 0
+                },
+                parts: [{ type: "served", served }, ...joined.parts]
+              })
             }
-            if (joined === undefined) return from(way + 1)
-            if (hub.active()) {
-              hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
-            }
-            const before = [...current.served.attempts, ...attempts]
-            const amend = (served: LlmResponse.Served) => Recovery.together(current.served, serve(served, step, before))
-            const served = amend(announced(joined.opening) ?? servedBy(step))
-            return Effect.succeed({
-              current: { step, served, amend, opening: joined.opening, joint: joined.joint },
-              parts: [{ type: "served", served }, ...joined.parts]
-            })
-          }
+          })
         })
       })
     }
@@ -438,6 +461,7 @@ export const make: (
                 served,
                 amend,
                 joint: undefined,
+                spokeFrom: 0,
                 opening: { ...opening, head: [{ type: "served", served }, ...rest] }
               }
             }
@@ -488,13 +512,33 @@ const failedAttempt = (step: Provider, error: ProviderError.ProviderError, milli
 })
 
 const announced = (opening: Opened): LlmResponse.Served | undefined =>
-  opening.head.find((part) => part.type === "served")?.served
+  opening.head.findLast((part) => part.type === "served")?.served
 
-// The same request, ending in an assistant message that the model is to go on with.
-const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.LlmRequest => ({
-  ...request,
-  prompt: Prompt.concat(request.prompt, [{ role: "assistant", content: text }])
-})
+// JSON is begun anew and not continued, and so is an answer that has to be a tool call.
+const speaksFreely = (request: LlmRequest.LlmRequest): boolean =>
+  request.responseFormat.type === "text" &&
+  (request.toolChoice === "auto" || request.toolChoice === "none" || request.tools.length === 0)
+
+const different = (step: Provider) =>
+  new ProviderError.APIError({
+    provider: step.id,
+    reason: "InvalidResponse",
+    description: "The answer differs from what the reader has seen already"
+  })
+
+const late = (step: Provider, millis: number) =>
+  new ProviderError.Timeout({ provider: step.id, kind: "deadline", after: Duration.millis(Math.max(0, millis)) })
+
+// The same request, ending in an assistant message that the model is to go on with, and with room for what is still to be said.
+const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.LlmRequest => {
+  const { maxOutputTokens } = request.settings
+  const left = maxOutputTokens === undefined ? undefined : Math.max(1, maxOutputTokens - Recovery.estimateTokens(text))
+  return {
+    ...request,
+    prompt: Prompt.concat(request.prompt, [{ role: "assistant", content: text }]),
+    settings: left === undefined ? request.settings : { ...request.settings, maxOutputTokens: left }
+  }
+}
 
 const servedBy = (step: Provider): LlmResponse.Served => ({
   provider: step.id,

@@ -324,6 +324,7 @@ export const make = <R = never>(
     ).pipe(
       Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
       Effect.flatMap(options.around ?? Policy.none),
+      Effect.flatMap(Timeouts.deadline),
       Effect.provideService(ResilienceEvent.CurrentHub, hub)
     )
     const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline) }
@@ -669,7 +670,7 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
         return {
           provider: result.success,
           priority: step.priority,
-          policy: standard({ ...configured(config, step), ...options.standard }),
+          policy: standard(joined(configured(config, step), options.standard)),
           degraded: step.degraded
         }
       })
@@ -729,6 +730,18 @@ const missing = (at: string, provider: string, error: Config.ConfigError): Resil
         expected: `a value for ${provider} in that variable${variable.endsWith("_KEY") ? ", or api_key_env to name another" : ""}`
       }
 }
+
+// Part by part, so that what stands beside the file adds to what stands in it.
+const joined = <R>(file: StandardOptions, beside: StandardOptions<R> | undefined): StandardOptions<R> => ({
+  retry: part(file.retry, beside?.retry),
+  cooldown: part(file.cooldown, beside?.cooldown),
+  circuitBreaker: part(file.circuitBreaker, beside?.circuitBreaker),
+  timeouts: part(file.timeouts, beside?.timeouts),
+  outputGuard: beside?.outputGuard
+})
+
+const part = <O extends object>(file: O | "off" | undefined, beside: O | "off" | undefined): O | "off" | undefined =>
+  typeof file === "object" && typeof beside === "object" ? { ...file, ...beside } : (beside ?? file)
 
 const configured = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): StandardOptions => ({
   timeouts: { attempt: step.timeout, idle: step.idleTimeout },

@@ -231,4 +231,4 @@ const recurs = (text: string, probe: number, within: number): boolean => {
 
 // Words with spaces between them, or in a script that needs none, and nothing that code, markup, tables and data are made of.
 const isProse = (unit: string): boolean =>
-  /\p{L}/u.test(unit) && /\s|\p{Lo}/u.test(unit) && !/[<>{}[\]|=;_\\`\t]/.test(unit)
+  /\p{L}/u.test(unit) && /\s|\p{Lo}/u.test(unit) && !/[<>{}[\]()|=;_/\\`\t]/.test(unit)

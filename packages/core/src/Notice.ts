@@ -37,13 +37,14 @@ export const Notice = Schema.Union([
  *
  * **Details**
  *
- * - `Slower`: the usual service answered after trouble.
+ * - `Slower`: the usual service answered, but only after it was asked again, a second or more later (see `Retry`).
  * - `BackupService`: another provider than the first answered.
  * - `Cached`: an earlier answer was served, because nobody could answer (`unavailable`, also when it is not said), because nobody answered
  *   in time (`slow`), or because it is still fresh (`fresh`).
  * - `Shortened`: a smaller model or a shorter answer.
- * - `Queued`: the answer will come later.
+ * - `Queued`: the answer will come later; `ticket` fetches it, and `expiresAfter` is how long it is tried.
  * - `Unavailable`: there is no answer; `retryAfter` says when to try again, if known.
+ * - `Rejected`: this request gets no answer, now or later; `reason` is the kind of the error.
  *
  * @category models
  * @since 0.1.0

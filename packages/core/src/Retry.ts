@@ -12,12 +12,14 @@
  * - The provider's own `x-should-retry` wins over the table.
  * - A stream is retried only before its first content. After it nothing is silently repeated.
  * - When the attempts are used up, the last error goes up unchanged.
+ * - An answer that cost `slowerAfter` (1 s) or more of failed retries and waiting carries the notice `Slower`.
  *
  * This is the one owner of retries: adapters never repeat a request by themselves, so attempts cannot multiply. Full jitter follows
  * the "Exponential Backoff And Jitter" article of the AWS Architecture Blog (2015).
  *
  * @since 0.1.0
  */
+import * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -27,8 +29,10 @@ import * as Schedule from "effect/Schedule"
 import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
-import { open, opened } from "./internal/opening.ts"
+import { open, opened, type Opened } from "./internal/opening.ts"
 import * as LlmRequest from "./LlmRequest.ts"
+import * as LlmResponse from "./LlmResponse.ts"
+import * as Notice from "./Notice.ts"
 import type * as Policy from "./Policy.ts"
 import type { Failure } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
@@ -74,7 +78,8 @@ const retriesOf = (retries: number): number => {
  * **Details**
  *
  * `schedule` gives the delays and the number of retries, {@link exponential} by default; it is started anew by the first failure of
- * each call. `maxRetryAfter` is the longest Retry-After that is waited for, 5 s by default.
+ * each call. `maxRetryAfter` is the longest Retry-After that is waited for, 5 s by default. `slowerAfter` is the time between the first failure
+ * and the start of the attempt that succeeded from which on the user is told that the answer took longer, 1 s by default.
  *
  * @category models
  * @since 0.1.0
@@ -82,6 +87,7 @@ const retriesOf = (retries: number): number => {
 export interface Options {
   readonly schedule?: Schedule.Schedule<unknown, ProviderError.ProviderError> | undefined
   readonly maxRetryAfter?: Duration.Input | undefined
+  readonly slowerAfter?: Duration.Input | undefined
 }
 
 /**
@@ -120,21 +126,29 @@ export interface Options {
 export const policy = (options?: Options): Policy.Policy => {
   const schedule = options?.schedule ?? exponential()
   const maxRetryAfter = Duration.toMillis(options?.maxRetryAfter ?? "5 seconds")
+  const slowerAfter = Duration.toMillis(options?.slowerAfter ?? "1 second")
   return (self) =>
     Effect.gen(function* () {
       const table = yield* Decision.CurrentTable
       const hub = yield* ResilienceEvent.CurrentHub
+      const translate = yield* Notice.Translate
+      const notice: Notice.Notice = { _tag: "Slower", message: translate({ _tag: "Slower" }) }
+      const mark = (served: LlmResponse.Served): LlmResponse.Served =>
+        served.notice === undefined ? { ...served, notice } : served
+      const own = { provider: self.id, model: self.model, from: "provider", attempts: [] } as const
 
       const retrying = <A>(
         request: LlmRequest.LlmRequest,
         until: number,
-        attempt: Effect.Effect<A, Failure>
+        attempt: Effect.Effect<A, Failure>,
+        late: (answer: A) => A
       ): Effect.Effect<A, Failure> =>
         Effect.catch(attempt, (first) =>
           Effect.gen(function* () {
             if (!mayRetry(table, request, first, maxRetryAfter)) return yield* Effect.fail(first)
             const next = yield* Schedule.toStep(schedule)
             const clock = yield* Clock.Clock
+            const failedAt = monotonic(clock)
             let error: ProviderError.ProviderError = first
             for (let retries = 1; ; retries++) {
               const planned = yield* Pull.catchDone(
@@ -151,8 +165,9 @@ export const policy = (options?: Options): Policy.Policy => {
                 hub.publish({ _tag: "Retried", request: request.id, provider: self.id, attempt: retries, delay, error })
               }
               yield* Effect.sleep(delay)
+              const lost = monotonic(clock) - failedAt
               const result = yield* Effect.result(attempt)
-              if (result._tag === "Success") return result.success
+              if (result._tag === "Success") return lost >= slowerAfter ? late(result.success) : result.success
               // A refusal of our own tells less than the error that led to it.
               if (result.failure._tag === "LlmUnavailable") return yield* Effect.fail(error)
               error = result.failure
@@ -166,19 +181,30 @@ export const policy = (options?: Options): Policy.Policy => {
           ? Effect.succeed(request)
           : Clock.clockWith((clock) => Effect.succeed(LlmRequest.start(request, monotonic(clock))))
 
+      const lateAnswer = (response: LlmResponse.LlmResponse) => LlmResponse.withServed(response, mark(response.served))
+      const lateStream = (opened: Opened): Opened => ({
+        ...opened,
+        head: opened.head.some((part) => part.type === "served")
+          ? Arr.map(opened.head, (part) => (part.type === "served" ? { ...part, served: mark(part.served) } : part))
+          : Arr.prepend(opened.head, { type: "served", served: mark(own) })
+      })
+
       return {
         ...self,
         generate: (asked) =>
           asked.deadline === undefined
-            ? retrying(asked, asked.expiresAt, self.generate(asked))
-            : Effect.flatMap(started(asked), (request) => retrying(request, request.expiresAt, self.generate(request))),
+            ? retrying(asked, asked.expiresAt, self.generate(asked), lateAnswer)
+            : Effect.flatMap(started(asked), (request) =>
+                retrying(request, request.expiresAt, self.generate(request), lateAnswer)
+              ),
         stream: (asked) =>
           opened((scope) =>
             Effect.flatMap(started(asked), (request) =>
               retrying(
                 request,
                 Math.min(request.expiresAt, request.commitBy),
-                open(self.id, self.stream(request), scope)
+                open(self.id, self.stream(request), scope),
+                lateStream
               )
             )
           )

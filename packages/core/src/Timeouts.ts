@@ -149,6 +149,15 @@ export const policy = (options?: Options): Policy.Policy => {
   }
 }
 
+/**
+ * The policy that only keeps the deadline of the request, where nothing inside does.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const deadline: Policy.Policy = (self) =>
+  self.keepsDeadline ? Effect.succeed(self) : policy({ attempt: Infinity, idle: Infinity })(self)
+
 const millisOf = (input: Duration.Input): number => {
   const millis = Duration.toMillis(input)
   return millis > 0 ? millis : Infinity

@@ -102,7 +102,7 @@ export const make = (options: Options): Effect.Effect<Provider.Provider, never, 
       bounds: options
     })
     const maxTokensField =
-      options.maxTokensField ?? (options.baseUrl === undefined ? "max_completion_tokens" : "max_tokens")
+      options.maxTokensField ?? (isOpenAi(options.baseUrl) ? "max_completion_tokens" : "max_tokens")
     const body = (request: LlmRequest.LlmRequest, stream: boolean) => () =>
       Request.body(request, {
         provider: id,
@@ -120,6 +120,9 @@ export const make = (options: Options): Effect.Effect<Provider.Provider, never, 
         Events.listen(endpoint, body(request, true), { decoder: Streamed.decoder, read: Answer.read })
     })
   })
+
+const isOpenAi = (baseUrl: string | undefined): boolean =>
+  baseUrl === undefined || /^https:\/\/api\.openai\.com(?:[/:?]|$)/.test(baseUrl)
 
 const credentials = (options: Options): { readonly [name: string]: Redacted.Redacted<string> } => {
   if (options.apiKey === undefined) return {}

@@ -44,7 +44,7 @@ type Step = Parameters<Factory>[0]
  * **Details**
  *
  * `apiKeyEnv` is the variable with the key. `baseUrl` may be read from the configuration. The step's own `apiKeyEnv` and `baseUrl`
- * win. `maxTokensField` defaults to `max_tokens`.
+ * win.
  *
  * @category constructors
  * @since 0.1.0
@@ -63,7 +63,6 @@ export const openAiCompatible =
       const address = step.baseUrl ?? options.baseUrl
       const baseUrl = typeof address === "string" ? address : yield* address
       return yield* OpenAiCompatible.make({
-        maxTokensField: "max_tokens",
         ...options,
         id: step.id,
         model: step.model,

@@ -19,6 +19,8 @@ export interface Current {
   readonly amend: (served: Served) => Served
   readonly opening: Opened
   readonly joint: Recovery.Joint | undefined
+  /** Where in the text the words of this step begin: it was paid for all of them, also for those that were held back. */
+  readonly spokeFrom: number
 }
 
 /** A break in the middle of an answer. */
@@ -34,8 +36,8 @@ export interface Break {
 const maxRounds = 4
 
 /**
- * Reads a stream and, when it breaks, goes on with the one that `resume` finds. When it finds none, the error of the break is the one
- * that the reader sees.
+ * Reads a stream and, when it breaks, goes on with the one that `resume` finds. When it finds none, the error of the first break is the
+ * one that the reader sees.
  */
 export const recovering = (
   first: Current,
@@ -49,6 +51,7 @@ export const recovering = (
   let started = false
   let round = 0
   let tokensBefore = 0
+  let firstCause: Cause.Cause<Failure | Cause.Done> | undefined
 
   const emit = (parts: Parts): Parts => {
     for (const part of parts) emitted = Recovery.see(emitted, part)
@@ -88,14 +91,17 @@ export const recovering = (
   const stopped = (cause: Cause.Cause<Failure | Cause.Done>): Pull.Pull<Parts, Failure> => {
     const error = cause.reasons.find(Cause.isFailReason)?.error
     if (error === undefined || Cause.isDone(error) || Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause)
-    if (!options.recoverable(error) || emitted.beyondText || round === maxRounds) return Effect.failCause(cause)
+    if (!options.recoverable(error) || emitted.beyondText || round === maxRounds) {
+      return Effect.failCause(firstCause ?? cause)
+    }
     round++
-    tokensBefore += Recovery.estimateTokens(emitted.text) - tokensBefore
+    firstCause ??= cause
+    tokensBefore += Recovery.estimateTokens(emitted.text.slice(current.spokeFrom))
     const found: Break = { error, emitted, current, round, tokensBefore }
     return Effect.flatMap(
       Effect.andThen(current.opening.close(Exit.fail(error)), options.resume(found)),
       (resumed): Pull.Pull<Parts, Failure> => {
-        if (resumed === undefined) return Effect.failCause(cause)
+        if (resumed === undefined) return Effect.failCause(firstCause ?? cause)
         current = resumed.current
         return Effect.succeed(emit(resumed.parts))
       }

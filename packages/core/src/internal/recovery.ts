@@ -149,8 +149,16 @@ export const estimateTokens = (text: string): number => Math.ceil(text.length / 
 const withUsage = (part: Response.FinishPartEncoded, tokensBefore: number): Response.FinishPartEncoded => ({
   ...part,
   usage: addOutput(part.usage, tokensBefore),
-  metadata: { ...part.metadata, "llm-resilience": { ...ours(part), estimatedOutputTokens: tokensBefore } }
+  metadata: {
+    ...part.metadata,
+    "llm-resilience": { ...ours(part), estimatedOutputTokens: estimatedBy(part) + tokensBefore }
+  }
 })
+
+const estimatedBy = (part: Response.FinishPartEncoded): number => {
+  const mark: { readonly estimatedOutputTokens?: unknown } = ours(part)
+  return typeof mark.estimatedOutputTokens === "number" ? mark.estimatedOutputTokens : 0
+}
 
 const ours = (part: Response.FinishPartEncoded): object => {
   const mark = part.metadata?.["llm-resilience"]
@@ -159,17 +167,23 @@ const ours = (part: Response.FinishPartEncoded): object => {
 
 const addOutput = (usage: Usage, tokens: number): Usage => ({
   ...usage,
-  outputTokens: { ...usage.outputTokens, total: (usage.outputTokens.total ?? 0) + tokens }
+  // A sum of which one part is unknown is unknown.
+  outputTokens: {
+    ...usage.outputTokens,
+    ...(usage.outputTokens.total === undefined ? undefined : { total: usage.outputTokens.total + tokens })
+  }
 })
 
 /** The record of an answer that several providers wrote. */
 export const together = (before: Served, after: Served): Served => ({
   ...after,
-  contributors: [
-    ...(before.contributors ?? [{ provider: before.provider, model: before.model }]),
-    { provider: after.provider, model: after.model }
-  ]
+  degraded: after.degraded ?? before.degraded,
+  notice: after.notice ?? before.notice,
+  contributors: [...writers(before), ...writers(after)]
 })
+
+const writers = ({ contributors, model, provider }: Served): NonNullable<Served["contributors"]> =>
+  contributors ?? [{ provider, model }]
 
 export const isNonEmpty: <A>(parts: ReadonlyArray<A>) => parts is Arr.NonEmptyReadonlyArray<A> =
   Arr.isReadonlyArrayNonEmpty

@@ -112,9 +112,11 @@ const wantsAll = (request: LlmRequest): boolean => request.settings.maxOutputTok
  * that is recovered, makes sense only together with it.
  */
 export const continued = ({ prompt }: LlmRequest): string => {
-  const last = prompt.content.at(-1)
-  if (last?.role !== "assistant") return ""
-  return last.content.reduce((text, part) => (part.type === "text" ? text + part.text : text), "")
+  const start = prompt.content.findLastIndex((message) => message.role !== "assistant") + 1
+  return prompt.content
+    .slice(start)
+    .flatMap((message) => (message.role === "assistant" ? message.content : []))
+    .reduce((text, part) => (part.type === "text" ? text + part.text : text), "")
 }
 
 /** Reads a whole answer. */
@@ -122,7 +124,8 @@ export const saidOf = (response: LlmResponse, request: LlmRequest, checks: Check
   const detector = checks.loop === "off" ? undefined : Loop.make(checks.loopLimits)
   let text = continued(request)
   let loop: Loop.Loop | undefined
-  let hasSubstance = false
+  // Whoever has nothing to add to what stands there already has finished it.
+  let hasSubstance = isSaid(text)
   let toolCalls = 0
   let finishReason: Response.FinishReason = "unknown"
   for (const part of response.content) {
@@ -151,9 +154,9 @@ export const saidOf = (response: LlmResponse, request: LlmRequest, checks: Check
 const isSubstance = (part: Response.PartEncoded | LlmStreamPart): boolean => {
   switch (part.type) {
     case "text":
-      return part.text.length > 0
+      return isSaid(part.text)
     case "text-delta":
-      return part.delta.length > 0
+      return isSaid(part.delta)
     case "tool-call":
     case "tool-result":
     case "tool-approval-request":
@@ -164,6 +167,9 @@ const isSubstance = (part: Response.PartEncoded | LlmStreamPart): boolean => {
       return false
   }
 }
+
+// White space and characters of no width are nothing that anybody could read.
+const isSaid = (text: string): boolean => /[^\s\u200b-\u200d\u2060\ufeff]/.test(text)
 
 type StreamParts = NonEmptyReadonlyArray<LlmStreamPart>
 
@@ -195,7 +201,7 @@ export const reading = (checks: Checks, request: LlmRequest, keepsText: boolean)
   const maxText = keepsText ? checks.maxText : checks.refusal === "off" ? 0 : Refusal.maxLength + 1
   let text = before
   let isWhole = true
-  let hasSubstance = false
+  let hasSubstance = isSaid(before)
   let toolCalls = 0
   let finishReason: Response.FinishReason = "unknown"
   let loop: Loop.Loop | undefined
@@ -212,13 +218,12 @@ export const reading = (checks: Checks, request: LlmRequest, keepsText: boolean)
     switch (part.type) {
       case "text-delta":
         if (part.delta === "") return
-        hasSubstance = true
+        hasSubstance ||= isSaid(part.delta)
         if (text.length < maxText) text += part.delta
         else isWhole = false
         hear(part.delta)
         return
       case "reasoning-delta":
-      case "tool-params-delta":
         hear(part.delta)
         return
       case "tool-call":

@@ -3,7 +3,7 @@
  *
  * A pure machine that is fed the text of the new stream. `Suppressing` expects it to repeat what was emitted and passes on what comes
  * after; the first different character is a mismatch. `Deciding` expects a continuation, but holds it back as long as it could just as
- * well be the whole answer from the start: a model that ignores a prefill starts over. `Trimming` drops the white space that the prefill
+ * well be the whole answer from the start: a model that ignores a prefill starts over, and that is a mismatch. `Trimming` drops the white space that the prefill
  * had to leave out although the reader has it. `Open` passes everything on.
  */
 export type Seam =
@@ -57,7 +57,8 @@ export const feed = (seam: Seam, text: string): Step => {
     }
     case "Deciding": {
       const held = seam.held + text
-      if (held.startsWith(seam.emitted)) return [open, held.slice(seam.emitted.length)]
+      // All of it again: a new start, or an answer that says it twice. A restart will tell.
+      if (held.startsWith(seam.emitted)) return undefined
       if (seam.emitted.startsWith(held)) return [{ ...seam, held }, ""]
       return feed(trimming(seam.whitespace), held)
     }
