@@ -1,5 +1,11 @@
 /** What happened at one step of the fallback chain. */
 export * as Attempt from "./Attempt.ts"
+/** What an answer is stored under. */
+export * as CacheKey from "./CacheKey.ts"
+/** Where the emergency cache keeps its entries. */
+export * as CacheStore from "./CacheStore.ts"
+/** One key for all ways to write the same question. */
+export * as CanonicalKey from "./CanonicalKey.ts"
 /** The circuit as a pure machine. */
 export * as Circuit from "./Circuit.ts"
 /** Stops calling a provider that keeps failing. */
@@ -8,8 +14,18 @@ export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Cooldown from "./Cooldown.ts"
 /** The table that says what an error means. */
 export * as Decision from "./Decision.ts"
+/** Accepts with a ticket what nobody can answer now, and answers it later. */
+export * as DeferredQueue from "./DeferredQueue.ts"
+/** Where the deferred queue keeps its requests. */
+export * as DeferredStore from "./DeferredStore.ts"
 /** Marks a step whose answers are less than the user may expect. */
 export * as Degradation from "./Degradation.ts"
+/** Serves an earlier answer when nobody can give a new one. */
+export * as EmergencyCache from "./EmergencyCache.ts"
+/** Says why two questions may not share an answer. */
+export * as DifferenceGuard from "./DifferenceGuard.ts"
+/** The model that turns a question into a vector. */
+export * as Embedder from "./Embedder.ts"
 /** Many providers become one. */
 export * as Fallback from "./Fallback.ts"
 /** One question to a language model. */
@@ -40,5 +56,9 @@ export * as ResilienceConfig from "./ResilienceConfig.ts"
 export * as ResilienceEvent from "./ResilienceEvent.ts"
 /** Asks the same provider again when this can help. */
 export * as Retry from "./Retry.ts"
+/** Finds the stored answer to a question asked in other words. */
+export * as SimilarAnswers from "./SimilarAnswers.ts"
 /** Bounds how long one provider may take. */
 export * as Timeouts from "./Timeouts.ts"
+/** Finds the nearest vectors of one scope. */
+export * as VectorIndex from "./VectorIndex.ts"

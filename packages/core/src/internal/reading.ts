@@ -1,0 +1,257 @@
+import * as English from "./english.ts"
+import { stem } from "./stem.ts"
+import { isAscii, type Token, tokenize, unify, word } from "./tokens.ts"
+
+/**
+ * What the canonical key and the guard know about a text: `tokens` without politeness and with a unified opening when it is English,
+ * `text` in its Unicode form.
+ */
+export interface Reading {
+  readonly language: "english" | "other"
+  readonly text: string
+  readonly tokens: ReadonlyArray<Token>
+}
+
+export const read = (raw: string): Reading => {
+  const text = unify(raw)
+  // Politeness goes first, so that it has no say in what the language is.
+  const said = polite(tokenize(text))
+  if (!isEnglish(said, isAscii(text))) return { language: "other", text, tokens: [] }
+  const tokens = numbers(closing(opening(fillers(said))))
+  // Nothing but a greeting is a greeting.
+  return tokens.length === 0 ? { language: "other", text, tokens } : { language: "english", text, tokens }
+}
+
+const isEnglish = (tokens: ReadonlyArray<Token>, ascii: boolean): boolean => {
+  let words = 0
+  let known = instructs(tokens[0]) ? 1 : 0
+  let strange = 0
+  for (const { key, kind, name } of tokens) {
+    if (kind !== "word") continue
+    // A hundred words tell as much as a thousand.
+    if (++words > 100) break
+    if (English.english.has(key)) {
+      known++
+      continue
+    }
+    if (!name && English.foreign.has(key)) strange++
+    // Another script, or letters that English only borrows.
+    if (!ascii && !/^[\x20-\x7eé]+$/.test(key)) strange++
+  }
+  if (known === 0 || known < 2 * strange) return false
+  return known * 6 >= words || (strange === 0 && (known >= 2 || isQuestionWord(tokens[0])))
+}
+
+const is = (tokens: ReadonlyArray<Token>, at: number, words: string): boolean => {
+  const key = tokens[at]?.key
+  return key !== undefined && words.split("|").includes(key)
+}
+
+/** Whether the words of a pattern (each with its alternatives) start at a place. */
+export const matches = (tokens: ReadonlyArray<Token>, at: number, pattern: ReadonlyArray<string>): boolean =>
+  pattern.every((words, offset) => is(tokens, at + offset, words))
+
+const polite = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  let from = 0
+  let to = tokens.length
+  const ends = (at: number) => tokens[at]?.comma === true || tokens[at + 1]?.kind === "break"
+  const skip = (at: number) => {
+    from = at + 1
+    while (tokens[from]?.kind === "break") from++
+  }
+
+  if (English.greetings.has(tokens[0]?.key ?? "")) {
+    if (ends(0)) skip(0)
+    else if (is(tokens, 1, "there|everyone|all") && ends(1)) skip(1)
+  } else if (matches(tokens, 0, ["good", "morning|afternoon|evening|day"]) && ends(1)) skip(1)
+  // "Hello! in Japanese" is about the greeting.
+  if (from > 0 && !speaks(tokens[from]) && !opens(tokens.slice(from, from + 8))) from = 0
+
+  // Each of these can only shorten, so the loop ends.
+  for (;;) {
+    const start = from
+    while (is(tokens, from, "please|kindly") && tokens[from + 1]?.kind === "word") from++
+    for (const pattern of asking) {
+      if (matches(tokens, from, pattern)) {
+        let next = from + pattern.length
+        while (is(tokens, next, "please|kindly")) next++
+        if (English.questionWords.has(tokens[next]?.key ?? "")) from = next
+      }
+    }
+    for (const pattern of telling) {
+      if (!matches(tokens, from, pattern)) continue
+      let next = from + pattern.length
+      const begged = is(tokens, next, "please|kindly")
+      while (is(tokens, next, "please|kindly|maybe|perhaps")) next++
+      const verb = tokens[next]?.key ?? ""
+      const ours =
+        begged ||
+        is(tokens, next + 1, "me|this|these|us|my") ||
+        tokens.slice(next + 1, next + 6).some(({ key }) => English.artifacts.has(key))
+      if (English.imperatives.has(verb) || (ours && English.weakImperatives.has(verb))) from = next
+    }
+    if (from === start) break
+  }
+
+  // "How do you say no, thank you" is about the phrase.
+  const partings = tokens.some(({ key }) => mentions.has(key)) ? [] : farewells
+  for (;;) {
+    const last = tokens[to - 1]?.kind === "break" ? to - 1 : to
+    const length = partings.find(
+      (words) => last - words.length > from && matches(tokens, last - words.length, words)
+    )?.length
+    if (length === undefined) break
+    const before = tokens[last - length - 1]
+    if (before?.kind !== "break" && !(before?.comma === true && instructs(tokens[from]))) break
+    to = last - length
+  }
+  return from === 0 && to === tokens.length ? tokens : tokens.slice(from, to)
+}
+
+const instructs = (token: Token | undefined): boolean =>
+  token !== undefined && (English.imperatives.has(token.key) || English.weakImperatives.has(token.key))
+
+const speaks = (token: Token | undefined): boolean =>
+  token !== undefined &&
+  (instructs(token) ||
+    English.questionWords.has(token.key) ||
+    English.auxiliaries.has(token.key) ||
+    "i my we please this the there".split(" ").includes(token.key))
+
+const mentions = new Set(
+  "say says saying said word words phrase phrases translate translation reply respond answer mean means meaning called pronounce spell".split(
+    " "
+  )
+)
+
+const asking = [
+  ["i", "would", "like", "to", "know"],
+  ["i", "want|need", "to", "know"],
+  ["i", "was|am", "wondering"],
+  ["do", "you", "know"],
+  ["can|could|would|will", "you", "tell", "me"],
+  ["can|could|would|will", "you", "please|kindly", "tell", "me"],
+  ["please", "tell", "me"]
+]
+
+const telling = [
+  ["can|could|would|will", "you"],
+  ["i", "would", "like", "you", "to"],
+  ["i", "want|need", "you", "to"]
+]
+
+const farewells = [
+  ["thank", "you", "so|very", "much"],
+  ["thank", "you", "in", "advance"],
+  ["thanks", "in", "advance"],
+  ["thanks", "a", "lot"],
+  ["thanks", "so", "much"],
+  ["many", "thanks"],
+  ["thank", "you"],
+  ["thanks"],
+  ["cheers"],
+  ["please"]
+]
+
+const fillers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
+  tokens.filter(
+    ({ key }, at) =>
+      key !== "actually" && key !== "basically" && !(key === "exactly" && at === 1 && isQuestionWord(tokens[0]))
+  )
+
+const isQuestionWord = (token: Token | undefined): boolean =>
+  token !== undefined && English.questionWords.has(token.key)
+
+const opening = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  for (const pattern of hows) {
+    if (matches(tokens, 0, pattern) && !statives.has(tokens[3]?.key ?? ""))
+      return [word("how"), word("to"), ...tokens.slice(pattern.length)]
+  }
+  if (matches(tokens, 0, ["what", "does"])) {
+    const end = tokens.findIndex(({ kind }) => kind === "break")
+    const last = (end === -1 ? tokens.length : end) - 1
+    if (last > 2 && is(tokens, last, "mean")) {
+      return [..."what is the meaning of".split(" ").map(word), ...tokens.slice(2, last), ...tokens.slice(last + 1)]
+    }
+  }
+  return tokens
+}
+
+const hows = [
+  ["how", "do|can", "i"],
+  ["how", "does|can", "one"]
+]
+// "How do I look" does not ask for a way to look.
+const statives = new Set("look feel seem sound appear smell compare rank rate score differ matter".split(" "))
+
+const closing = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  const last = tokens.at(-1)
+  if (last?.kind !== "break") return tokens
+  // "You like it?" is not "You like it.", but nobody needs the mark to see that "What is it" is a question.
+  const told = last.key === "?" && !opens(tokens) && !instructs(tokens[0])
+  return told ? tokens : tokens.slice(0, -1)
+}
+
+// "In Python, how do I" opens a question, too.
+const opens = (tokens: ReadonlyArray<Token>): boolean => {
+  const comma = tokens.findIndex(({ comma }) => comma)
+  return isQuestion(tokens) || (comma > 0 && comma < 5 && isQuestion(tokens.slice(comma + 1, comma + 2)))
+}
+
+/** Whether a text opens like a question. */
+export const isQuestion = (tokens: ReadonlyArray<Token>): boolean => {
+  const first = tokens[0]?.key ?? ""
+  return English.questionWords.has(first) || English.auxiliaries.has(first)
+}
+
+const counting = new Set([...English.numberWords.keys(), ...English.tens.keys()])
+
+const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  if (!tokens.some(({ key, kind }) => kind === "number" || counting.has(key))) return tokens
+  const out: Array<Token> = []
+  for (let at = 0; at < tokens.length; at++) {
+    const token = tokens[at]
+    if (token === undefined) continue
+    let value = token.kind === "number" ? (/^\d{1,9}$/.test(token.key) ? Number(token.key) : undefined) : undefined
+    if (token.kind === "word") {
+      value = English.tens.get(token.key)
+      const unit = English.numberWords.get(tokens[at + 1]?.key ?? "")
+      if (value !== undefined && unit !== undefined && unit > 0 && unit < 10 && !token.comma) {
+        value += unit
+        at++
+      } else value ??= English.numberWords.get(token.key)
+    }
+    const scale = English.scales.get(tokens[at + 1]?.key ?? "")
+    if (value !== undefined && scale !== undefined && value > 0 && tokens[at]?.comma === false) {
+      value *= scale
+      at++
+    } else if (token.kind === "number") value = undefined
+    out.push(
+      value === undefined
+        ? token
+        : { kind: "number", key: String(value), name: false, comma: tokens[at]?.comma === true }
+    )
+  }
+  return out
+}
+
+/**
+ * The words that count, each without its plural where singular and plural ask the same. Who asks for the best, the first or the most, or
+ * tells us to write, means the number he says.
+ */
+export const stems = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
+  isQuestion(tokens) &&
+  !tokens.some(({ key }) => English.superlatives.has(key) || (key.length > 4 && key.endsWith("est")))
+    ? tokens.map((token) => {
+        if (token.kind !== "word" || token.name) return token
+        const key = stem(token.key)
+        return key === token.key ? token : { ...token, key }
+      })
+    : tokens
+
+/** Writes tokens so that different lists never look the same. */
+export const write = (tokens: ReadonlyArray<Token>): string => {
+  let out = ""
+  for (const { key, kind } of tokens) out += kind === "verbatim" ? ` "${key.length}:${key}` : ` ${key}`
+  return out
+}
