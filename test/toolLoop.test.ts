@@ -36,6 +36,42 @@ const thermometer =
           toolCalls: [{ id, name: "lookUp", params: { city: "Rome" } }]
         }
 
+describe("Two turns of a server that numbers its calls anew in each", () => {
+  for (const to of ["anthropic", "openai"] as const) {
+    it.live(`reach ${to} with an id of its own for every call`, () =>
+      Effect.gen(function* () {
+        const upstream = yield* Upstream.make({ answer: "Warm." })
+        const turn = (city: string): ReadonlyArray<Prompt.MessageEncoded> => [
+          { role: "user", content: `How warm is it in ${city}?` },
+          { role: "assistant", content: [{ type: "tool-call", id: "call_0", name: "lookUp", params: { city } }] },
+          {
+            role: "tool",
+            content: [
+              { type: "tool-result", id: "call_0", name: "lookUp", isFailure: false, result: `result of ${city}` }
+            ]
+          }
+        ]
+        yield* LlmResilience.generate({
+          prompt: [...turn("Rome"), ...turn("Oslo")],
+          tools: Object.values(Weather.tools)
+        }).pipe(
+          Effect.provide(
+            LlmResilience.layer({ steps: [{ provider: adapters[to](upstream.baseUrl) }] }).pipe(
+              Layer.provide(FetchHttpClient.layer)
+            )
+          )
+        )
+        const [request] = yield* upstream.requests
+        const body = JSON.stringify(request?.body)
+
+        assert.strictEqual(body.split('"call_0"').length - 1, 2)
+        assert.strictEqual(body.split('"call_0_2"').length - 1, 2)
+        assert.isBelow(body.indexOf("result of Rome"), body.lastIndexOf('"call_0_2"'))
+      })
+    )
+  }
+})
+
 for (const [from, to] of [
   ["anthropic", "openai"],
   ["openai", "anthropic"]

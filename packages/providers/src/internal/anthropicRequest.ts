@@ -39,7 +39,7 @@ export const body = (
     model: options.model,
     max_tokens: settings.maxOutputTokens ?? options.maxTokens,
     ...(system.length === 0 ? undefined : { system }),
-    messages: messages(request.prompt),
+    messages: messages(Translation.withDistinctCalls(request.prompt)),
     // The scale ends at 1, where others go on to 2; and newer models take the temperature or `top_p`, not both.
     ...(settings.temperature === undefined ? undefined : { temperature: Math.min(1, settings.temperature) }),
     ...(settings.topP === undefined || settings.temperature !== undefined ? undefined : { top_p: settings.topP }),

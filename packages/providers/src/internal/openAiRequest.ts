@@ -18,7 +18,7 @@ export const body = (
   const settings = Translation.settingsOf(options.settings, request)
   return {
     model: options.model,
-    messages: messages(request.prompt),
+    messages: messages(Translation.withDistinctCalls(request.prompt)),
     ...(settings.maxOutputTokens === undefined ? undefined : { [options.maxTokensField]: settings.maxOutputTokens }),
     ...(settings.temperature === undefined ? undefined : { temperature: settings.temperature }),
     ...(settings.topP === undefined ? undefined : { top_p: settings.topP }),

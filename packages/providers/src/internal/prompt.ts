@@ -20,6 +20,39 @@ export const callId = (id: string, maxLength: number): string => {
   return `${spelled.slice(0, maxLength - hash.length - 1)}_${hash}`
 }
 
+/**
+ * The same prompt with an id of its own for every tool call. Servers that make none, and number the calls of each answer instead, give the
+ * same id again in the next turn; others refuse a conversation in which an id stands twice.
+ */
+export const withDistinctCalls = (prompt: Prompt.Prompt): Prompt.Prompt => {
+  const seen = new Map<string, number>()
+  const named = (id: string): string => {
+    const count = seen.get(id) ?? 1
+    return count === 1 ? id : `${id}_${count}`
+  }
+  let again = false
+  const messages = prompt.content.map((message): Prompt.Message => {
+    if (message.role === "assistant") {
+      const content = message.content.map((part) => {
+        if (part.type === "tool-call") {
+          const count = (seen.get(part.id) ?? 0) + 1
+          seen.set(part.id, count)
+          again ||= count > 1
+          return { ...part, id: named(part.id) }
+        }
+        return part.type === "tool-result" ? { ...part, id: named(part.id) } : part
+      })
+      return { ...message, content }
+    }
+    if (message.role !== "tool") return message
+    const content = message.content.map((part) =>
+      part.type === "tool-result" ? { ...part, id: named(part.id) } : part
+    )
+    return { ...message, content }
+  })
+  return again ? Prompt.fromMessages(messages) : prompt
+}
+
 /** What a tool gave, as the text for a model. */
 export const resultText = (part: Prompt.ToolResultPart): string => {
   if (part.modelOutput !== undefined) return Prompt.toolModelOutputToText(part.modelOutput)
@@ -33,7 +66,7 @@ export const write = (value: unknown): string => JSON.stringify(value)
 export type Source = { readonly _tag: "Url"; readonly url: string } | { readonly _tag: "Base64"; readonly data: string }
 
 export const sourceOf = (part: Prompt.FilePart): Source => {
-  const data: unknown = part.data
+  const data: unknown = part.data instanceof Uint8Array ? part.data : String(part.data)
   if (data instanceof Uint8Array) return { _tag: "Base64", data: Base64.encode(data) }
   if (typeof data !== "string") return { _tag: "Url", url: String(data) }
   if (/^https?:\/\//i.test(data)) return { _tag: "Url", url: data }
@@ -41,9 +74,11 @@ export const sourceOf = (part: Prompt.FilePart): Source => {
   return { _tag: "Base64", data: inline ?? data }
 }
 
-/** The media type with which a file can be sent: `image/*` says that the caller does not know. */
+/** The media type with which a file can be sent: `image/*` says that the caller does not know, but a data URL may. */
 export const mediaTypeOf = (part: Prompt.FilePart): string =>
-  part.mediaType === "image/*" ? "image/jpeg" : part.mediaType
+  part.mediaType === "image/*"
+    ? (/^data:(image\/[a-z0-9.+-]+)[;,]/i.exec(String(part.data).slice(0, 100))?.[1] ?? "image/jpeg")
+    : part.mediaType
 
 export interface FunctionTool {
   readonly name: string
