@@ -31,24 +31,43 @@ export const withDistinctCalls = (prompt: Prompt.Prompt): Prompt.Prompt => {
     return count === 1 ? id : `${id}_${count}`
   }
   let again = false
+  const call = (part: Prompt.ToolCallPart): Prompt.ToolCallPart => {
+    const count = (seen.get(part.id) ?? 0) + 1
+    seen.set(part.id, count)
+    again ||= count > 1
+    const { name, options, params, providerExecuted } = part
+    return Prompt.toolCallPart({ id: named(part.id), name, options, params, providerExecuted })
+  }
+  const result = (part: Prompt.ToolResultPart): Prompt.ToolResultPart => {
+    const { isFailure, modelOutput, name, options, providerExecuted, result } = part
+    return Prompt.toolResultPart({
+      id: named(part.id),
+      isFailure,
+      modelOutput,
+      name,
+      options,
+      providerExecuted,
+      result
+    })
+  }
   const messages = prompt.content.map((message): Prompt.Message => {
-    if (message.role === "assistant") {
-      const content = message.content.map((part) => {
-        if (part.type === "tool-call") {
-          const count = (seen.get(part.id) ?? 0) + 1
-          seen.set(part.id, count)
-          again ||= count > 1
-          return { ...part, id: named(part.id) }
-        }
-        return part.type === "tool-result" ? { ...part, id: named(part.id) } : part
-      })
-      return { ...message, content }
+    const { options } = message
+    switch (message.role) {
+      case "assistant":
+        return Prompt.assistantMessage({
+          options,
+          content: message.content.map((part) =>
+            part.type === "tool-call" ? call(part) : part.type === "tool-result" ? result(part) : part
+          )
+        })
+      case "tool":
+        return Prompt.toolMessage({
+          options,
+          content: message.content.map((part) => (part.type === "tool-result" ? result(part) : part))
+        })
+      default:
+        return message
     }
-    if (message.role !== "tool") return message
-    const content = message.content.map((part) =>
-      part.type === "tool-result" ? { ...part, id: named(part.id) } : part
-    )
-    return { ...message, content }
   })
   return again ? Prompt.fromMessages(messages) : prompt
 }
