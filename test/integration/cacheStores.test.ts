@@ -1,14 +1,15 @@
 import { NodeRedis, NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { CacheStore, EmergencyCache } from "@llm-resilience/core"
-import { Effect, Layer } from "effect"
+import { Effect, Exit, Layer, Scope } from "effect"
 import { KeyValueStore, Persistence } from "effect/persistence"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import { afterAll, beforeAll } from "vitest"
 import { conforms, type Kind, storing, survives } from "../support/cacheStores.ts"
 import * as NodeSqlite from "../support/nodeSqlite.ts"
+import * as PostgresServer from "../support/postgresServer.ts"
 import * as RedisServer from "../support/redisServer.ts"
 
 // A folder of its own for each store that is opened, and one for all of those that are opened again.
@@ -144,3 +145,73 @@ describe.skipIf(!RedisServer.installed)("with a server", () => {
 if (!RedisServer.installed) {
   it.skip("Redis: SKIPPED, because redis-server is not installed (Debian package redis-server)", () => {})
 }
+
+describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
+  let port = 0
+  const scope = Effect.runSync(Scope.make())
+  beforeAll(async () => {
+    port = (await Effect.runPromise(Scope.provide(PostgresServer.make, scope))).port
+  })
+  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+
+  const postgresKeys = (name: () => string): Kind<unknown> => ({
+    name: "a table of keys and values in PostgreSQL",
+    expires: "by the clock",
+    runs: 20,
+    layer: (options) =>
+      Layer.unwrap(
+        Effect.sync(() =>
+          CacheStore.layerKeyValueStore(options).pipe(
+            Layer.provide(Layer.fresh(KeyValueStore.layerSql({ table: `keys_${basename(name())}` }))),
+            Layer.provide(PostgresServer.client(port))
+          )
+        )
+      )
+  })
+
+  const postgres = (name: () => string): Kind<unknown> => ({
+    name: "a persistence in PostgreSQL",
+    expires: "by the clock",
+    runs: 20,
+    layer: (options) =>
+      Layer.unwrap(
+        Effect.sync(() =>
+          CacheStore.layerPersistence({ ...options, storeId: basename(name()) }).pipe(
+            Layer.provide(Layer.fresh(Persistence.layerBackingSql)),
+            Layer.provide(PostgresServer.client(port))
+          )
+        )
+      )
+  })
+
+  for (const kind of [postgresKeys, postgres]) {
+    conforms(kind(fresh))
+    survives(kind(once))
+  }
+
+  it.live("PostgreSQL may die while it is used", () =>
+    Effect.gen(function* () {
+      const server = yield* PostgresServer.make
+      const store = CacheStore.layerPersistence().pipe(
+        Layer.provide(Layer.fresh(Persistence.layerBackingSql)),
+        Layer.provide(PostgresServer.client(server.port))
+      )
+      yield* Effect.gen(function* () {
+        const { answering, cache, generate } = yield* storing({ mode: "read-through" })
+        yield* answering("Paris.")
+        yield* generate({ prompt: "?" })
+        assert.strictEqual((yield* generate({ prompt: "?" })).served.from, "cache")
+
+        yield* server.stop
+        const answers = yield* Effect.forEach(["?", "!"], (prompt) => generate({ prompt }))
+        assert.deepStrictEqual(
+          answers.map(({ served }) => served.from),
+          ["provider", "provider"]
+        )
+        assert.isAbove((yield* cache.statistics).failed, 0)
+      }).pipe(Effect.provide(EmergencyCache.layer({ writeWithin: "1 second" }).pipe(Layer.provide(store))))
+    }).pipe(Effect.scoped)
+  )
+})
+
+if (!PostgresServer.installed) it.skip(`PostgreSQL: ${PostgresServer.missing}`, () => {})

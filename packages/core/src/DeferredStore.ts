@@ -378,6 +378,12 @@ export const makeSql: (options?: {
       Effect.map(statement, ([row]) => (row === undefined ? undefined : rowOf(row)))
     )
 
+  // Two sessions of PostgreSQL that create the same table at the same moment fail in spite of IF NOT EXISTS, so one waits for the other.
+  const oneByOne = <A>(create: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+    sql.onDialectOrElse({
+      pg: () => sql.withTransaction(Effect.andThen(sql`SELECT pg_advisory_xact_lock(hashtext(${name}))`, create)),
+      orElse: () => create
+    })
   yield* guarded(
     "create",
     Effect.gen(function* () {
@@ -407,7 +413,7 @@ export const makeSql: (options?: {
       yield* sql`CREATE INDEX IF NOT EXISTS ${sql(`${name}_settled`)} ON ${table} (settled_at)`
       yield* sql`CREATE INDEX IF NOT EXISTS ${sql(`${name}_delivery`)} ON ${table} (delivered, settled_at)`
       yield* sql`CREATE INDEX IF NOT EXISTS ${sql(`${name}_owner`)} ON ${table} (owner)`
-    })
+    }).pipe(oneByOne)
   )
 
   let ordinal = 0
