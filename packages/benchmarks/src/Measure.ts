@@ -20,9 +20,11 @@ export interface CpuFigure {
   readonly minus?: Call | undefined
   /** Units of work in one call, such as the chunks of a stream; 1 by default. */
   readonly per?: number | undefined
+  /** Runs once, before anything of the group is measured. */
+  readonly prepare?: Effect.Effect<void> | undefined
 }
 
-/** A figure that is the heap which stays behind for each call. */
+/** A figure that is the memory which stays behind for each call: objects and array buffers. */
 export interface HeapFigure {
   readonly name: string
   readonly about: string
@@ -80,6 +82,7 @@ export const measure = (figures: ReadonlyArray<Figure>, effort: Effort): Effect.
 const measureCpu = (figures: ReadonlyArray<CpuFigure>, effort: Effort): Effect.Effect<ReadonlyArray<Result>> =>
   Effect.gen(function* () {
     const calls = new Set(figures.flatMap(({ minus, of }) => (minus === undefined ? [of] : [of, minus])))
+    for (const { prepare } of figures) yield* prepare ?? Effect.void
     const sampleSize = new Map<Call, number>()
     for (const call of calls) sampleSize.set(call, yield* warmUp(call, effort))
     const samples: Array<ReadonlyMap<Call, number>> = []
@@ -168,7 +171,8 @@ const heapUsed: Effect.Effect<number> = Effect.gen(function* () {
     yield* Effect.sleep("1 millis")
     gc()
   }
-  return process.memoryUsage().heapUsed
+  const { arrayBuffers, heapUsed } = process.memoryUsage()
+  return heapUsed + arrayBuffers
 })
 
 // Least squares: what a constant cache adds moves the line up and leaves its slope alone.

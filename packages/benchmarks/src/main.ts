@@ -4,6 +4,7 @@
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import { parseArgs } from "node:util"
+import * as Cache from "./Cache.ts"
 import * as Chain from "./Chain.ts"
 import { type Effort, keepsGoal, measure, type Result } from "./Measure.ts"
 import * as Policies from "./Policies.ts"
@@ -11,7 +12,7 @@ import * as Streams from "./Streams.ts"
 
 const usage = `Usage: npm run bench -- [--quick] [--json] [--only <name>]...
 
-  --quick        fewer and shorter rounds: half a minute, and wider margins
+  --quick        fewer and shorter rounds, wider margins, no index.1m.cpu
   --json         one {"name","value","unit"} object per line and nothing else; value is the median
   --only <name>  only the figures whose name is or begins with this; may be repeated`
 
@@ -36,7 +37,13 @@ const program = Effect.gen(function* () {
   if (globalThis.gc === undefined)
     return yield* Effect.fail(new WrongArguments("node must be started with --expose-gc"))
 
-  const groups = yield* Effect.all([Chain.figures, Policies.figures, Streams.figures])
+  const groups = yield* Effect.all([
+    Chain.figures,
+    Policies.figures,
+    Streams.figures,
+    Cache.figures,
+    Cache.indexFigures(options)
+  ])
   const names = groups.flat().map(({ name }) => name)
   const unknown = options.only.find((prefix) => !names.some((name) => matches(name, prefix)))
   if (unknown !== undefined) {
@@ -74,7 +81,7 @@ const columns = (cells: readonly [string, string, string, string, string, string
     min.padStart(8),
     max.padStart(8),
     ` ${unit.padEnd(5)}`,
-    goal.padStart(5),
+    goal.padStart(6),
     met.padEnd(6),
     about
   ].join(" ")

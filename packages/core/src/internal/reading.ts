@@ -212,6 +212,10 @@ const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   for (let at = 0; at < tokens.length; at++) {
     const token = tokens[at]
     if (token === undefined) continue
+    if (token.kind !== "number" && !counting.has(token.key)) {
+      out.push(token)
+      continue
+    }
     let value = token.kind === "number" ? (/^\d{1,9}$/.test(token.key) ? Number(token.key) : undefined) : undefined
     if (token.kind === "word") {
       value = English.tens.get(token.key)
