@@ -49,7 +49,7 @@ export const policy =
       const mark = (served: LlmResponse.Served): LlmResponse.Served => ({ ...served, degraded, notice })
       const own: LlmResponse.ServedPart = {
         type: "served",
-        served: mark({ provider: self.id, model: self.model, from: "provider", attempts: [] })
+        served: mark(LlmResponse.servedBy(self))
       }
       return {
         ...self,

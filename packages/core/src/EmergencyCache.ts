@@ -638,7 +638,7 @@ export const policy = (options?: PolicyOptions): Policy.Policy<EmergencyCache> =
               if (length > maxStreamed) parts.length = 0
               else if (more.at(-1)?.type === "finish") {
                 const record = parts.findLast((part) => part.type === "served")?.served
-                const served = record ?? { provider: self.id, model: self.model, from: "provider", attempts: [] }
+                const served = record ?? LlmResponse.servedBy(self)
                 return cache.remember(
                   request,
                   LlmResponse.make({ content: LlmResponse.collect(parts), served }),

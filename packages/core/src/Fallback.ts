@@ -145,6 +145,32 @@ export const make: (
   const recovery = options?.recovery ?? "continue"
   const lastResort = { busy: false, nextAt: -Infinity }
 
+  const recordSkip = (
+    attempts: Array<Attempt.Attempt>,
+    request: LlmRequest.LlmRequest,
+    step: Provider,
+    reason: Attempt.SkipReason
+  ): void => {
+    attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
+    if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
+  }
+
+  const recordFailure = (
+    attempts: Array<Attempt.Attempt>,
+    request: LlmRequest.LlmRequest,
+    step: Provider,
+    error: ProviderError.ProviderError,
+    millis: number
+  ): Decision.Decision => {
+    const decision = Decision.of(table, error)
+    const attempt = failedAttempt(step, error, millis)
+    attempts.push(attempt)
+    if (hub.active()) {
+      hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
+    }
+    return decision
+  }
+
   // One walk along the steps, for whole and streamed answers alike: `ask` calls a step, `answer` tags what it gave.
   const walk = <A, B>(
     clock: Clock.Clock,
@@ -166,14 +192,13 @@ export const make: (
       }
       return Effect.flatMap(step.availability(request), (reason) =>
         reason === undefined
-          ? Effect.flatMap(stepsAfter(index, request, tooLongFor), (left) => call(index, step, request, left))
+          ? Effect.flatMap(takers(steps, index + 1, request, tooLongFor), (left) => call(index, step, request, left))
           : skip(index, step, reason)
       )
     }
 
     const skip = (index: number, step: Provider, reason: Attempt.SkipReason): Effect.Effect<B, Failure> => {
-      attempts.push(skippedAttempt(step, reason))
-      if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
+      recordSkip(attempts, request, step, reason)
       return from(index + 1)
     }
 
@@ -204,7 +229,7 @@ export const make: (
             return Effect.succeed(answer(result, step, attempts))
           },
           onFailure: (cause) => {
-            const error = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
+            const error = failureOf(step, cause)
             return failed(index, step, error, monotonic(clock) - startedAt)
           }
         })
@@ -219,12 +244,7 @@ export const make: (
         }
         return from(index + 1)
       }
-      const decision = Decision.of(table, error)
-      const attempt = failedAttempt(step, error, millis)
-      attempts.push(attempt)
-      if (hub.active()) {
-        hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
-      }
+      const decision = recordFailure(attempts, request, step, error, millis)
       if (decision.fallOver === "no") return Effect.fail(error)
       if (decision.fallOver === "largerWindow")
         tooLongFor = Math.max(tooLongFor ?? 0, step.capabilities.contextWindow ?? 0)
@@ -310,23 +330,7 @@ export const make: (
       ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
       { step, by: "restart" as const }
     ])
-    const failed = (step: Provider, failure: ProviderError.ProviderError, millis: number): void => {
-      const attempt = failedAttempt(step, failure, millis)
-      attempts.push(attempt)
-      if (hub.active()) {
-        const decision = Decision.of(table, failure)
-        hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
-      }
-    }
-    const othersAfter = (way: number): Effect.Effect<number> => {
-      const next = ways[way + 1]
-      if (next === undefined) return none
-      return lacks(next.step, request, undefined) === undefined
-        ? Effect.flatMap(next.step.availability(request), (reason) =>
-            reason === undefined ? one : othersAfter(way + 1)
-          )
-        : othersAfter(way + 1)
-    }
+    const asking = ways.map(({ step }) => step)
     const from = (way: number): ReturnType<typeof resume> => {
       const next = ways[way]
       if (next === undefined) {
@@ -340,14 +344,13 @@ export const make: (
       const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
       return Effect.flatMap(step.availability(request), (reason) => {
         if (reason !== undefined) {
-          attempts.push(skippedAttempt(step, reason))
-          if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
+          recordSkip(attempts, request, step, reason)
           return from(way + 1)
         }
         if (hub.active()) {
           hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
         }
-        return Effect.flatMap(othersAfter(way), (stepsLeft) => {
+        return Effect.flatMap(takers(asking, way + 1, request, undefined), (stepsLeft) => {
           const now = monotonic(clock)
           const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
           const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
@@ -363,9 +366,9 @@ export const make: (
           const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
           return Effect.matchCauseEffect(attempt, {
             onFailure: (cause) => {
-              const failure = cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
+              const failure = failureOf(step, cause)
               if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
-              else failed(step, failure, monotonic(clock) - now)
+              else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
               return from(way + 1)
             },
             onSuccess: (joined) => {
@@ -377,7 +380,7 @@ export const make: (
               const before = [...current.served.attempts, ...attempts]
               const amend = (served: LlmResponse.Served) =>
                 Recovery.together(current.served, serve(served, step, before))
-              const served = amend(announced(joined.opening) ?? servedBy(step))
+              const served = amend(announced(joined.opening) ?? LlmResponse.servedBy(step))
               return Effect.succeed({
                 current: {
                   step,
@@ -395,21 +398,6 @@ export const make: (
       })
     }
     return from(0)
-  }
-
-  // Whether one of the later steps would take the request, as 1 or 0: who would be skipped needs no share of the time.
-  const stepsAfter = (
-    index: number,
-    request: LlmRequest.LlmRequest,
-    tooLongFor: number | undefined
-  ): Effect.Effect<number> => {
-    const step = steps[index + 1]
-    if (step === undefined) return none
-    return lacks(step, request, tooLongFor) === undefined
-      ? Effect.flatMap(step.availability(request), (reason) =>
-          reason === undefined ? one : stepsAfter(index + 1, request, tooLongFor)
-        )
-      : stepsAfter(index + 1, request, tooLongFor)
   }
 
   const chain: Provider = {
@@ -454,7 +442,7 @@ export const make: (
                 hub.publish({ _tag: "Committed", request: request.id, provider: step.id, after })
               }
               const amend = (served: LlmResponse.Served) => serve(served, step, attempts)
-              const served = amend(announced(opening) ?? servedBy(step))
+              const served = amend(announced(opening) ?? LlmResponse.servedBy(step))
               const rest = opening.head.filter((part) => part.type !== "served")
               return {
                 step,
@@ -486,6 +474,22 @@ export const make: (
 const none = Effect.succeed(0)
 const one = Effect.succeed(1)
 
+// Whether one of the steps from an index on would take the request, as 1 or 0: who would be skipped needs no share of the time.
+const takers = (
+  steps: ReadonlyArray<Provider>,
+  index: number,
+  request: LlmRequest.LlmRequest,
+  tooLongFor: number | undefined
+): Effect.Effect<number> => {
+  const step = steps[index]
+  if (step === undefined) return none
+  return lacks(step, request, tooLongFor) === undefined
+    ? Effect.flatMap(step.availability(request), (reason) =>
+        reason === undefined ? one : takers(steps, index + 1, request, tooLongFor)
+      )
+    : takers(steps, index + 1, request, tooLongFor)
+}
+
 type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
 
 const sooner = (left: Attempt.SkipReason | undefined, right: Attempt.SkipReason): Attempt.SkipReason => {
@@ -496,12 +500,8 @@ const sooner = (left: Attempt.SkipReason | undefined, right: Attempt.SkipReason)
 
 type Parts = Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>
 
-const skippedAttempt = (step: Provider, reason: Attempt.SkipReason) => ({
-  _tag: "Skipped" as const,
-  provider: step.id,
-  model: step.model,
-  reason
-})
+const failureOf = (step: Provider, cause: Cause.Cause<Failure>): Failure =>
+  cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
 
 const failedAttempt = (step: Provider, error: ProviderError.ProviderError, millis: number) => ({
   _tag: "Failed" as const,
@@ -539,13 +539,6 @@ const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.Llm
     settings: left === undefined ? request.settings : { ...request.settings, maxOutputTokens: left }
   }
 }
-
-const servedBy = (step: Provider): LlmResponse.Served => ({
-  provider: step.id,
-  model: step.model,
-  from: "provider",
-  attempts: []
-})
 
 const anyRequest = LlmRequest.make({ prompt: "" })
 

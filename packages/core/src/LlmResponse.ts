@@ -134,6 +134,19 @@ export const make = (options: {
 }): LlmResponse => new LlmResponse(options.content, options.served, options.limits)
 
 /**
+ * Returns the record of an answer that comes straight from a provider, without attempts before.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const servedBy = (provider: { readonly id: string; readonly model: string }): Served => ({
+  provider: provider.id,
+  model: provider.model,
+  from: "provider",
+  attempts: []
+})
+
+/**
  * Creates the parts of a plain text answer: the text and a `finish` part.
  *
  * @category constructors

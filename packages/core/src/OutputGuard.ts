@@ -58,7 +58,7 @@ import * as LlmResponse from "./LlmResponse.ts"
 import * as Loop from "./Loop.ts"
 import * as Notice from "./Notice.ts"
 import type * as Policy from "./Policy.ts"
-import type { Failure, Provider } from "./Provider.ts"
+import type { Failure } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 
@@ -346,7 +346,7 @@ export const policy = <R = never>(options?: Options<R>): Policy.Policy<R> => {
             case "Accepted":
               return Effect.succeed(parts)
             case "Noticed": {
-              const served = mark(reading.served() ?? servedBy(self))
+              const served = mark(reading.served() ?? LlmResponse.servedBy(self))
               const [before, after] = atFinish(parts.filter((part) => part.type !== "served"))
               return Effect.succeed(Arr.appendAll(Arr.append(before, { type: "served" as const, served }), after))
             }
@@ -441,10 +441,3 @@ const atFinish = (
   const end = parts.findIndex((part) => part.type === "finish")
   return end === -1 ? [parts, []] : [parts.slice(0, end), parts.slice(end)]
 }
-
-const servedBy = (self: Provider): LlmResponse.Served => ({
-  provider: self.id,
-  model: self.model,
-  from: "provider",
-  attempts: []
-})

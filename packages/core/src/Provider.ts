@@ -149,7 +149,7 @@ export const make = (
 ): Provider => {
   const { id, model } = options
   if (id === "") throw new RangeError("Provider.make: id must not be empty")
-  const served: LlmResponse.Served = { provider: id, model, from: "provider", attempts: [] }
+  const served = LlmResponse.servedBy(options)
   const respond = ({ content, limits }: Answer) =>
     LlmResponse.make({
       content: content.at(-1)?.type === "finish" ? content : [...content, unfinished],
@@ -386,7 +386,7 @@ const fromLayer = <E, R>(
     const id = options?.id ?? Option.getOrElse(Context.getOption(context, Model.ProviderName), () => "")
     const model = options?.model ?? Option.getOrElse(Context.getOption(context, Model.ModelName), () => "")
     const asked = asking(Context.get(context, LanguageModel.LanguageModel), { id, settings: options?.settings })
-    const served: LlmResponse.Served = { provider: id, model, from: "provider", attempts: [] }
+    const served = LlmResponse.servedBy({ id, model })
     return make({
       id,
       model,

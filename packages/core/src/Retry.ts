@@ -135,7 +135,6 @@ export const policy = (options?: Options): Policy.Policy => {
       const notice: Notice.Notice = { _tag: "Slower", message: translate({ _tag: "Slower" }) }
       const mark = (served: LlmResponse.Served): LlmResponse.Served =>
         served.notice === undefined ? { ...served, notice } : served
-      const own = { provider: self.id, model: self.model, from: "provider", attempts: [] } as const
 
       const retrying = <A>(
         request: LlmRequest.LlmRequest,
@@ -186,7 +185,7 @@ export const policy = (options?: Options): Policy.Policy => {
         ...opened,
         head: opened.head.some((part) => part.type === "served")
           ? Arr.map(opened.head, (part) => (part.type === "served" ? { ...part, served: mark(part.served) } : part))
-          : Arr.prepend(opened.head, { type: "served", served: mark(own) })
+          : Arr.prepend(opened.head, { type: "served", served: mark(LlmResponse.servedBy(self)) })
       })
 
       return {

@@ -74,7 +74,7 @@ export const recovering = (
     current = { ...current, served }
     const rest = parts.filter((part) => part.type !== "served")
     const record: LlmStreamPart = { type: "served", served }
-    return Recovery.isNonEmpty(rest)
+    return Arr.isReadonlyArrayNonEmpty(rest)
       ? Effect.map(said(rest), (out) => Arr.prepend(out, record))
       : Effect.succeed([record])
   }
@@ -85,7 +85,7 @@ export const recovering = (
     const passed = Recovery.pass(joint, parts)
     if (passed === undefined) return Effect.die("unreachable: a stream is resumed after its seam is passed")
     current = { ...current, joint: passed[0] }
-    return Recovery.isNonEmpty(passed[1]) ? Effect.succeed(emit(passed[1])) : next
+    return Arr.isReadonlyArrayNonEmpty(passed[1]) ? Effect.succeed(emit(passed[1])) : next
   }
 
   const stopped = (cause: Cause.Cause<Failure | Cause.Done>): Pull.Pull<Parts, Failure> => {
@@ -122,7 +122,7 @@ export const join = (
     const passed = Recovery.pass(joint, parts)
     if (passed === undefined) return Effect.undefined
     const [after, out] = passed
-    if (Recovery.isNonEmpty(out)) return Effect.succeed({ joint: after, parts: out })
+    if (Arr.isReadonlyArrayNonEmpty(out)) return Effect.succeed({ joint: after, parts: out })
     return Effect.flatMap(
       Pull.catchDone(opening.rest, () => Effect.undefined),
       (more) => (more === undefined ? Effect.undefined : read(after, more))

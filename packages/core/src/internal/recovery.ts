@@ -1,4 +1,3 @@
-import * as Arr from "effect/Array"
 import type * as Response from "effect/ai/Response"
 import type { LlmStreamPart, Served, Usage } from "../LlmResponse.ts"
 import * as Seam from "./seam.ts"
@@ -184,6 +183,3 @@ export const together = (before: Served, after: Served): Served => ({
 
 const writers = ({ contributors, model, provider }: Served): NonNullable<Served["contributors"]> =>
   contributors ?? [{ provider, model }]
-
-export const isNonEmpty: <A>(parts: ReadonlyArray<A>) => parts is Arr.NonEmptyReadonlyArray<A> =
-  Arr.isReadonlyArrayNonEmpty
