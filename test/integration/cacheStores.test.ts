@@ -1,7 +1,7 @@
 import { NodeRedis, NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { CacheStore, EmergencyCache } from "@llm-resilience/core"
-import { Effect, Exit, Layer, Scope } from "effect"
+import { Effect, Layer } from "effect"
 import { KeyValueStore, Persistence } from "effect/persistence"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -69,6 +69,23 @@ for (const kind of [files, sqliteKeys, sqlite]) {
   survives(kind(once))
 }
 
+/** Stores an answer, stops the server, and asks on: the model answers, and the failure is counted. */
+const outlives = <E>(server: { readonly stop: Effect.Effect<void> }, store: Layer.Layer<CacheStore.CacheStore, E>) =>
+  Effect.gen(function* () {
+    const { answering, cache, generate } = yield* storing({ mode: "read-through" })
+    yield* answering("Paris.")
+    yield* generate({ prompt: "?" })
+    assert.strictEqual((yield* generate({ prompt: "?" })).served.from, "cache")
+
+    yield* server.stop
+    const answers = yield* Effect.forEach(["?", "!"], (prompt) => generate({ prompt }))
+    assert.deepStrictEqual(
+      answers.map(({ served }) => served.from),
+      ["provider", "provider"]
+    )
+    assert.isAbove((yield* cache.statistics).failed, 0)
+  }).pipe(Effect.provide(EmergencyCache.layer({ writeWithin: "1 second" }).pipe(Layer.provide(store))))
+
 describe.skipIf(!RedisServer.installed)("with a server", () => {
   let port = 0
   let stop: () => Promise<void> = () => Promise.resolve()
@@ -124,20 +141,7 @@ describe.skipIf(!RedisServer.installed)("with a server", () => {
           )
         )
       )
-      yield* Effect.gen(function* () {
-        const { answering, cache, generate } = yield* storing({ mode: "read-through" })
-        yield* answering("Paris.")
-        yield* generate({ prompt: "?" })
-        assert.strictEqual((yield* generate({ prompt: "?" })).served.from, "cache")
-
-        yield* server.stop
-        const answers = yield* Effect.forEach(["?", "!"], (prompt) => generate({ prompt }))
-        assert.deepStrictEqual(
-          answers.map(({ served }) => served.from),
-          ["provider", "provider"]
-        )
-        assert.isAbove((yield* cache.statistics).failed, 0)
-      }).pipe(Effect.provide(EmergencyCache.layer({ writeWithin: "1 second" }).pipe(Layer.provide(store))))
+      yield* outlives(server, store)
     }).pipe(Effect.scoped)
   )
 })
@@ -147,12 +151,7 @@ if (!RedisServer.installed) {
 }
 
 describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
-  let port = 0
-  const scope = Effect.runSync(Scope.make())
-  beforeAll(async () => {
-    port = (await Effect.runPromise(Scope.provide(PostgresServer.make, scope))).port
-  })
-  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const port = PostgresServer.duringTests()
 
   const postgresKeys = (name: () => string): Kind<unknown> => ({
     name: "a table of keys and values in PostgreSQL",
@@ -163,7 +162,7 @@ describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
         Effect.sync(() =>
           CacheStore.layerKeyValueStore(options).pipe(
             Layer.provide(Layer.fresh(KeyValueStore.layerSql({ table: `keys_${basename(name())}` }))),
-            Layer.provide(PostgresServer.client(port))
+            Layer.provide(PostgresServer.client(port()))
           )
         )
       )
@@ -178,7 +177,7 @@ describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
         Effect.sync(() =>
           CacheStore.layerPersistence({ ...options, storeId: basename(name()) }).pipe(
             Layer.provide(Layer.fresh(Persistence.layerBackingSql)),
-            Layer.provide(PostgresServer.client(port))
+            Layer.provide(PostgresServer.client(port()))
           )
         )
       )
@@ -196,20 +195,7 @@ describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
         Layer.provide(Layer.fresh(Persistence.layerBackingSql)),
         Layer.provide(PostgresServer.client(server.port))
       )
-      yield* Effect.gen(function* () {
-        const { answering, cache, generate } = yield* storing({ mode: "read-through" })
-        yield* answering("Paris.")
-        yield* generate({ prompt: "?" })
-        assert.strictEqual((yield* generate({ prompt: "?" })).served.from, "cache")
-
-        yield* server.stop
-        const answers = yield* Effect.forEach(["?", "!"], (prompt) => generate({ prompt }))
-        assert.deepStrictEqual(
-          answers.map(({ served }) => served.from),
-          ["provider", "provider"]
-        )
-        assert.isAbove((yield* cache.statistics).failed, 0)
-      }).pipe(Effect.provide(EmergencyCache.layer({ writeWithin: "1 second" }).pipe(Layer.provide(store))))
+      yield* outlives(server, store)
     }).pipe(Effect.scoped)
   )
 })

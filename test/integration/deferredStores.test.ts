@@ -1,7 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { DeferredQueue, DeferredStore, LlmRequest, LlmResponse, Provider } from "@llm-resilience/core"
-import { Context, Effect, Exit, Fiber, Layer, Scope } from "effect"
-import { afterAll, beforeAll } from "vitest"
+import { Context, Effect, Fiber, Layer } from "effect"
 import { conforms, entryOf, newTable } from "../support/deferredStores.ts"
 import * as NodeSqlite from "../support/nodeSqlite.ts"
 import * as PostgresServer from "../support/postgresServer.ts"
@@ -14,18 +13,13 @@ conforms({
 })
 
 describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
-  let port = 0
-  const scope = Effect.runSync(Scope.make())
-  beforeAll(async () => {
-    port = (await Effect.runPromise(Scope.provide(PostgresServer.make, scope))).port
-  })
-  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  const port = PostgresServer.duringTests()
 
   // Connections of its own, as another process has.
   const layer = (table: string) =>
     Layer.unwrap(
       Effect.sync(() =>
-        DeferredStore.layerSql({ table }).pipe(Layer.provide(PostgresServer.client(port, 4)), Layer.fresh)
+        DeferredStore.layerSql({ table }).pipe(Layer.provide(PostgresServer.client(port(), 4)), Layer.fresh)
       )
     )
   const processes = (table: string, count: number) =>

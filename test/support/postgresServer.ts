@@ -3,7 +3,8 @@ import { chownSync, existsSync, globSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { delimiter, join } from "node:path"
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Layer } from "effect"
+import { Effect, Exit, Layer, Scope } from "effect"
+import { afterAll, beforeAll } from "vitest"
 import { freePort } from "./freePort.ts"
 
 // Debian does not put the server into the path.
@@ -111,3 +112,14 @@ export const client = (port: number, maxConnections = 2) =>
   Layer.fresh(
     PgClient.layer({ host: "127.0.0.1", port, username: "postgres", database: "postgres", ssl: false, maxConnections })
   )
+
+/** Runs one server while the tests of the surrounding `describe` run, and gives its port to them. */
+export const duringTests = (): (() => number) => {
+  let port = 0
+  const scope = Effect.runSync(Scope.make())
+  beforeAll(async () => {
+    port = (await Effect.runPromise(Scope.provide(make, scope))).port
+  })
+  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  return () => port
+}
