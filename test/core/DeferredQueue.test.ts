@@ -128,6 +128,24 @@ for (const [name, store] of Object.entries(stores)) {
       )
     )
 
+    it.effect("works off critical requests before normal ones, and batch last, unless the terms say otherwise", () =>
+      withQueue({ concurrency: 1 }, (queue) =>
+        Effect.gen(function* () {
+          const model = yield* echo()
+          for (const priority of ["batch", "normal", "critical"] as const)
+            yield* queue.accept(asking(priority, { priority }))
+
+          yield* working(queue, model, wait("1 second"))
+
+          const calls = yield* model.calls
+          assert.deepStrictEqual(
+            calls.map(({ request }) => [questionOf(request), request.priority]),
+            ["critical", "normal", "batch"].map((priority) => [priority, priority])
+          )
+        })
+      )
+    )
+
     it.effect("works off the highest priority first, then the oldest", () =>
       withQueue({ concurrency: 1 }, (queue) =>
         Effect.gen(function* () {

@@ -114,7 +114,7 @@ export interface DeadLetter {
  * **Details**
  *
  * - `key`: an idempotency key. The same key in the same scope gives the same ticket.
- * - `priority`: an integer, higher goes first, 0 by default.
+ * - `priority`: an integer, higher goes first; by default 1, 0 or -1 for a critical, normal or batch request.
  * - `expiresAfter`: that of the queue by default.
  *
  * @category models
@@ -246,7 +246,7 @@ export const make = <R = never>(
       Effect.gen(function* () {
         const lacking = Codec.unsupported(request)
         if (lacking !== undefined) return yield* notDeferrable(lacking)
-        const priority = terms?.priority ?? 0
+        const priority = terms?.priority ?? ranks[request.priority]
         if (!Number.isInteger(priority)) {
           throw new RangeError(`DeferredQueue.accept: priority must be an integer, got ${priority}`)
         }
@@ -568,6 +568,8 @@ const wallNow = Clock.clockWith((clock) => Effect.succeed(wall(clock)))
 
 const anyRequest = LlmRequest.make({ prompt: "" })
 
+const ranks: { readonly [P in LlmRequest.Priority]: number } = { critical: 1, normal: 0, batch: -1 }
+
 const pruneEvery = 60_000
 const settleAgain = Schedule.exponential("100 millis")
 
@@ -670,7 +672,7 @@ export const layerMemory = <R = never>(options?: Options<R>): Layer.Layer<Deferr
  *
  * **Details**
  *
- * - `terms`: the idempotency key, priority and life of a request; none, 0 and that of the queue by default.
+ * - `terms`: the idempotency key, priority and life of a request; none, that of the request and that of the queue by default.
  * - `work`: whether this process works the queue off (`here`, the default) or only fills it (`elsewhere`).
  * - `acceptWithin`: how long the store may take to accept a request before its caller is told no, 2 s by default. It comes on top of the
  *   deadline of the request, because a ticket is worth most to those whose time ran out.

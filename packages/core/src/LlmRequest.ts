@@ -50,6 +50,15 @@ export type ResponseFormat = LanguageModel.ProviderOptions["responseFormat"]
 export type CacheMatch = "exact" | "canonical" | "similar"
 
 /**
+ * How much a request matters when there is not room for all of them: `batch` waits or is turned away first, `critical` keeps a reserved
+ * share.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Priority = "critical" | "normal" | "batch"
+
+/**
  * One question to a language model. Build it with {@link make}.
  *
  * **Details**
@@ -57,7 +66,8 @@ export type CacheMatch = "exact" | "canonical" | "similar"
  * `deadline` is the time for the whole chain, everything included. `scope` is the tenant or user the request belongs to: it
  * partitions caches, queues and stickiness. `mayWait` permits an answer later (the deferred queue), `mayCache` permits storing
  * the answer and serving a stored one. `subject` is the person within the scope whom the answer is for and nobody else; without one,
- * stored answers are shared within the scope. `cacheMatch` says how close the question of a stored answer must be.
+ * stored answers are shared within the scope. `cacheMatch` says how close the question of a stored answer must be. `priority` says who gives
+ * way under load.
  *
  * `id`, `expiresAt`, `commitBy`, `stepsLeft` and `lastResort` are written by the chain while the request travels down. Policies read
  * them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
@@ -80,6 +90,7 @@ export interface LlmRequest {
   readonly mayWait: boolean
   readonly mayCache: boolean
   readonly cacheMatch: CacheMatch | undefined
+  readonly priority: Priority
   readonly id: number
   readonly expiresAt: number
   readonly commitBy: number
@@ -105,6 +116,7 @@ export interface Input {
   readonly mayWait?: boolean | undefined
   readonly mayCache?: boolean | undefined
   readonly cacheMatch?: CacheMatch | undefined
+  readonly priority?: Priority | undefined
 }
 
 /**
@@ -112,7 +124,7 @@ export interface Input {
  *
  * **Details**
  *
- * Defaults: no tools, free text, the provider's own settings, no deadline, no scope, may not wait, may be cached. A deadline
+ * Defaults: no tools, free text, the provider's own settings, no deadline, no scope, may not wait, may be cached, normal priority. A deadline
  * of zero or less has passed already: nobody is asked. An infinite one means none.
  *
  * **Example** (Asking with a deadline)
@@ -147,6 +159,7 @@ export const make = (input: Input): LlmRequest => {
     mayWait: input.mayWait ?? false,
     mayCache: input.mayCache ?? true,
     cacheMatch: input.cacheMatch,
+    priority: input.priority ?? "normal",
     id: 0,
     expiresAt: Infinity,
     commitBy: Infinity,

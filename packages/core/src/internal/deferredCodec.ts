@@ -40,15 +40,24 @@ const StoredRequest = Schema.fromJsonString(
       scope: optional(Schema.String),
       subject: optional(Schema.String),
       mayCache: Schema.Boolean,
-      cacheMatch: optional(Schema.Literals(["exact", "canonical", "similar"]))
+      cacheMatch: optional(Schema.Literals(["exact", "canonical", "similar"])),
+      priority: optional(Schema.Literals(["critical", "normal", "batch"]))
     } satisfies Record<Written, unknown>)
   )
 )
 
 /** Writes a request that {@link unsupported} has nothing against. Fails when its prompt holds what is not JSON. */
-export const encodeRequest = ({ cacheMatch, mayCache, prompt, scope, settings, subject }: LlmRequest.LlmRequest) =>
+export const encodeRequest = ({
+  cacheMatch,
+  mayCache,
+  priority,
+  prompt,
+  scope,
+  settings,
+  subject
+}: LlmRequest.LlmRequest) =>
   Schema.encodeEffect(StoredRequest)({
-    ...defined({ scope, subject, cacheMatch }),
+    ...defined({ scope, subject, cacheMatch, priority }),
     prompt,
     settings: defined(settings),
     mayCache
