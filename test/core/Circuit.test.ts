@@ -30,6 +30,7 @@ const settings = (overrides?: Partial<Circuit.Settings>): Circuit.Settings => ({
   probes: 1,
   probeLease: 500,
   probeFailureRate: 0,
+  slowStart: 0,
   ...overrides
 })
 
@@ -41,8 +42,8 @@ const drive = (rules: Circuit.Settings) => {
     state = next
     return decision
   }
-  const admit = (now: number, lastResort = false): Circuit.Admission | undefined => {
-    const decision = apply({ _tag: "Admit", lastResort }, now)
+  const admit = (now: number, lastResort = false, insists = false): Circuit.Admission | undefined => {
+    const decision = apply({ _tag: "Admit", lastResort, insists }, now)
     return decision._tag === "Admitted" ? decision.admission : undefined
   }
   const record = (
@@ -69,7 +70,7 @@ const drive = (rules: Circuit.Settings) => {
     call,
     tag: () => state._tag,
     state: () => state,
-    peek: (now: number, lastResort = false) => Circuit.peek(rules, state, lastResort, now)
+    peek: (now: number, lastResort = false) => Circuit.peek(rules, state, { lastResort, insists: false }, now)
   }
 }
 
@@ -342,20 +343,22 @@ describe("Circuit", () => {
 
     circuit.call("failure", 0)
     const opened = Circuit.restore(rules, Circuit.snapshot(circuit.state(), 400), 5000)
-    assert.deepStrictEqual(Circuit.peek(rules, opened, false, 5000), {
+    assert.deepStrictEqual(Circuit.peek(rules, opened, usual, 5000), {
       _tag: "CircuitOpen",
       retryAfter: Duration.millis(600)
     })
 
     circuit.admit(1000)
     const probing = Circuit.restore(rules, Circuit.snapshot(circuit.state(), 1000), 5000)
-    assert.isUndefined(Circuit.peek(rules, probing, false, 5000))
+    assert.isUndefined(Circuit.peek(rules, probing, usual, 5000))
   })
 })
 
+const usual: Circuit.Urgency = { lastResort: false, insists: false }
+
 const failureOf = (state: Circuit.State): Circuit.Event => ({
   _tag: "Record",
-  admission: { generation: state.generation, lease: undefined },
+  admission: { generation: state.generation, lease: undefined, ramped: false },
   verdict: "failure",
   duration: 0,
   retryAfter: 0
@@ -452,6 +455,118 @@ class Reference {
     return this.mode
   }
 }
+
+describe("Slow start", () => {
+  /** A circuit that a probe has just closed, at 1000. */
+  const recovered = (overrides?: Partial<Circuit.Settings>) => {
+    const circuit = drive(settings({ trip: consecutive(2), slowStart: 10_000, ...overrides }))
+    while (circuit.tag() !== "Open") circuit.call("failure", 0)
+    circuit.call("success", 1000)
+    return circuit
+  }
+  const admitted = (circuit: ReturnType<typeof drive>, now: number): ReadonlyArray<Circuit.Admission> => {
+    const all: Array<Circuit.Admission> = []
+    for (let one = circuit.admit(now); one !== undefined && all.length < 1000; one = circuit.admit(now)) all.push(one)
+    return all
+  }
+
+  it("lets two calls pass after a recovery, and doubles with each round of successes", () => {
+    const circuit = recovered()
+
+    const rounds = [1100, 1200, 1300, 1400].map((now) => {
+      const round = admitted(circuit, now)
+      for (const one of round) circuit.record(one, "success", now)
+      return round.length
+    })
+
+    assert.deepStrictEqual(rounds, [2, 4, 8, 16])
+  })
+
+  it("refuses further calls as recovering, but not those who insist", () => {
+    const circuit = recovered()
+    admitted(circuit, 1100)
+
+    assert.deepStrictEqual(circuit.peek(1100), { _tag: "Recovering" })
+    assert.isDefined(circuit.admit(1100, false, true))
+  })
+
+  it("is over when its time is", () => {
+    const circuit = recovered()
+
+    assert.strictEqual(admitted(circuit, 10_999).length, 2)
+    assert.strictEqual(admitted(circuit, 11_000).length, 1000)
+  })
+
+  it("halves with a failure, and never goes below one", () => {
+    const circuit = recovered({ trip: consecutive(100) })
+    for (let call = 0; call < 5; call++) circuit.call("failure", 1100)
+
+    assert.strictEqual(admitted(circuit, 1100).length, 1)
+  })
+
+  it("gives back what a caller held who left", () => {
+    const circuit = recovered()
+
+    for (const one of admitted(circuit, 1100)) circuit.record(one, "ignored", 1200)
+
+    assert.strictEqual(admitted(circuit, 1200).length, 2)
+  })
+
+  it("does not happen to a circuit that was never open, nor after a reset", () => {
+    const fresh = drive(settings({ slowStart: 10_000 }))
+    const reset = recovered()
+    reset.apply({ _tag: "Reset" }, 1100)
+
+    assert.strictEqual(admitted(fresh, 0).length, 1000)
+    assert.strictEqual(admitted(reset, 1100).length, 1000)
+  })
+
+  it.effect("has never more in flight than its limit, and none left when all calls have ended", () =>
+    Effect.gen(function* () {
+      for (let history = 0; history < 300; history++) {
+        const circuit = recovered({ trip: consecutive(100) })
+        let limit = 2
+        const running: Array<Circuit.Admission> = []
+        for (let event = 0; event < 100; event++) {
+          if (yield* Random.nextBoolean) {
+            const admission = circuit.admit(2000)
+            assert.strictEqual(admission !== undefined, running.length < limit)
+            if (admission !== undefined) running.push(admission)
+          } else if (running.length > 0) {
+            const [ended] = running.splice(yield* Random.nextIntBetween(0, running.length - 1), 1)
+            const verdict = yield* Random.choice(["success", "failure", "ignored"] as const)
+            circuit.record(ended, verdict, 2000)
+            if (verdict === "success") limit++
+            if (verdict === "failure") limit = Math.max(1, Math.floor(limit / 2))
+          }
+        }
+        for (const one of running) circuit.record(one, "ignored", 2000)
+        assert.strictEqual(admitted(circuit, 2000).length, limit)
+      }
+    }).pipe(Random.withSeed("slow start"))
+  )
+})
+
+describe("A failed health check", () => {
+  it("keeps an open circuit open, and never shortens it", () => {
+    const circuit = drive(settings({ trip: consecutive(1) }))
+    circuit.call("failure", 0)
+
+    circuit.apply({ _tag: "Hold", duration: 100 }, 0)
+    assert.deepStrictEqual(circuit.peek(0), { _tag: "CircuitOpen", retryAfter: Duration.millis(1000) })
+    circuit.apply({ _tag: "Hold", duration: 5000 }, 900)
+    assert.deepStrictEqual(circuit.peek(900), { _tag: "CircuitOpen", retryAfter: Duration.millis(5000) })
+  })
+
+  it("does nothing to a circuit that is not open", () => {
+    const circuit = drive(settings())
+
+    circuit.apply({ _tag: "Hold", duration: 5000 }, 0)
+
+    assert.strictEqual(circuit.tag(), "Closed")
+    assert.isUndefined(circuit.peek(0))
+  })
+})
 
 describe("Circuit against a naive reference", () => {
   const rulebook: ReadonlyArray<Circuit.Settings> = [

@@ -56,7 +56,7 @@ const story = (attempts: LlmResponse.Served["attempts"]): ReadonlyArray<string> 
   attempts.map((attempt) =>
     attempt._tag === "Failed"
       ? `${attempt.provider}: ${attempt.error._tag === "APIError" ? attempt.error.reason : attempt.error._tag}`
-      : `${attempt.provider}: ${attempt.reason._tag}`
+      : `${attempt.provider}: ${attempt._tag === "Skipped" ? attempt.reason._tag : attempt._tag}`
   )
 
 describe("Fallback", () => {

@@ -10,7 +10,7 @@ import {
   ResilienceEvent
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Config, ConfigProvider, Duration, Effect, Exit, Fiber, Layer, Redacted, Stream } from "effect"
+import { Config, ConfigProvider, DateTime, Duration, Effect, Exit, Fiber, Layer, Redacted, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const step = (id: string, ...script: ReadonlyArray<ScriptedProvider.Step>) =>
@@ -136,14 +136,21 @@ describe("LlmResilience", () => {
       const resilience = yield* LlmResilience.LlmResilience
       yield* resilience.circuits.get("a")?.isolate("incident 42") ?? Effect.die("no circuit")
 
+      const since = DateTime.makeUnsafe(0)
       assert.deepStrictEqual(yield* LlmResilience.status, [
         {
           provider: "a",
           model: "scripted-1",
           circuit: { _tag: "Isolated", because: "incident 42", retryAfter: Duration.infinity },
+          health: { provider: "a", state: "unhealthy", because: "circuit open", since, successRatio: 1 },
           unavailable: { _tag: "Isolated", because: "incident 42" }
         },
-        { provider: "b", model: "scripted-1", circuit: { _tag: "Closed", failures: 0 } }
+        {
+          provider: "b",
+          model: "scripted-1",
+          circuit: { _tag: "Closed", failures: 0 },
+          health: { provider: "b", state: "healthy", because: "well", since, successRatio: 1 }
+        }
       ])
       assert.strictEqual((yield* resilience.generate(request)).text, "from b")
 

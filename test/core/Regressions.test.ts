@@ -42,7 +42,7 @@ const story = (served: LlmResponse.Served | undefined) =>
   served?.attempts.map((attempt) =>
     attempt._tag === "Failed"
       ? `${attempt.provider} ${attempt.error._tag === "APIError" ? attempt.error.reason : attempt.error._tag}`
-      : `${attempt.provider} ${attempt.reason._tag}`
+      : `${attempt.provider} ${attempt._tag === "Skipped" ? attempt.reason._tag : attempt._tag}`
   )
 
 /** Reads a stream to its end and gives the last record of how it was served. */

@@ -1,5 +1,5 @@
 /**
- * What happened at one step of the fallback chain: it was tried and failed, or it was skipped for a typed reason.
+ * What happened at one step of the fallback chain: it was tried and failed, it was skipped for a typed reason, or somebody else was faster.
  *
  * Attempts are the story of a request. A successful answer carries those that came before it in `served.attempts`; a
  * {@link LlmUnavailable} carries all of them.
@@ -18,10 +18,12 @@ import * as ProviderError from "./ProviderError.ts"
  * - `CircuitOpen`: its breaker is open; `retryAfter` is the time left.
  * - `ProbeRunning`: its breaker is half-open and every probe slot is taken.
  * - `Isolated`: taken out by an operator, or by an error that only a change of configuration or account can cure.
+ * - `Recovering`: it has just come back and takes its load gradually. It is asked all the same when nobody else can answer.
  * - `CoolingDown`: the provider asked for rest; `retryAfter` is the time left.
- * - `Unhealthy`: the health check says so.
+ * - `Unhealthy`: the health check says so. It is asked all the same when nobody else can answer.
  * - `NotCapable`: it cannot serve this request; `requires` names what it lacks.
  * - `NoTimeLeft`: less time was left of the deadline than the step needs at least.
+ * - `NoAttemptsLeft`: the request has caused as many calls as it may.
  * - `Saturated`: its bulkhead, rate limit or queue has no room.
  *
  * @category schemas
@@ -31,10 +33,12 @@ export const SkipReason = Schema.Union([
   Schema.TaggedStruct("CircuitOpen", { retryAfter: Schema.Duration }),
   Schema.TaggedStruct("ProbeRunning", {}),
   Schema.TaggedStruct("Isolated", { because: Schema.String, retryAfter: Schema.optional(Schema.Duration) }),
+  Schema.TaggedStruct("Recovering", {}),
   Schema.TaggedStruct("CoolingDown", { retryAfter: Schema.Duration }),
   Schema.TaggedStruct("Unhealthy", {}),
   Schema.TaggedStruct("NotCapable", { requires: Schema.String }),
   Schema.TaggedStruct("NoTimeLeft", { remaining: Schema.Duration }),
+  Schema.TaggedStruct("NoAttemptsLeft", {}),
   Schema.TaggedStruct("Saturated", { retryAfter: Schema.optional(Schema.Duration) })
 ])
 
@@ -81,12 +85,24 @@ export const Skipped = Schema.TaggedStruct("Skipped", {
 })
 
 /**
+ * A step that was called and given up, because another one, asked later at the same time, answered first.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Superseded = Schema.TaggedStruct("Superseded", {
+  provider: Schema.String,
+  model: Schema.String,
+  duration: Schema.Duration
+})
+
+/**
  * Schema of an {@link Attempt}.
  *
  * @category schemas
  * @since 0.1.0
  */
-export const Attempt = Schema.Union([Failed, Skipped])
+export const Attempt = Schema.Union([Failed, Skipped, Superseded])
 
 /**
  * What happened at one step of the chain.
@@ -124,6 +140,7 @@ export const format = (attempt: Attempt): string => {
     const detail = error._tag === "Timeout" ? ` (${error.kind})` : error._tag === "APIError" ? ` ${error.reason}` : ""
     return `${attempt.provider} failed: ${error._tag}${detail} after ${brief(attempt.duration)}`
   }
+  if (attempt._tag === "Superseded") return `${attempt.provider} superseded after ${brief(attempt.duration)}`
   const wait = skipRetryAfter(attempt.reason)
   const why = attempt.reason._tag === "Isolated" ? ` (${attempt.reason.because})` : ""
   return `${attempt.provider} skipped: ${attempt.reason._tag}${why}${wait === undefined ? "" : ` for ${brief(wait)}`}`

@@ -6,7 +6,9 @@
  *
  * **States**
  *
- * - `Closed`: calls pass and are counted. It opens when the trip policy says so, on whichever result completes the evidence.
+ * - `Closed`: calls pass and are counted. It opens when the trip policy says so, on whichever result completes the evidence. After probes
+ *   have closed it, it may start slowly: a few calls at a time, one more with each success, so that a provider which has just come back is not
+ *   buried under the load that waited for it (as TCP's slow start, RFC 5681). Who insists is let through all the same.
  * - `Open`: calls are rejected until `until`. The first call at or after it, and not one tick earlier, turns the circuit half-open.
  * - `HalfOpen`: at most `probes` calls pass, each on a lease. Their results close the circuit or open it again for the next, usually
  *   longer, time. A lease that runs out without a result counts as a failure, so a hung probe cannot wedge the circuit.
@@ -51,7 +53,8 @@ export type Trip =
  * **Details**
  *
  * `openFor(n)` is how long the `n`-th opening in a row lasts. `maxOpenFor` caps what a provider's Retry-After can add. A half-open
- * circuit opens again as soon as failures make up `probeFailureRate` of all `probes`; zero means the first failure.
+ * circuit opens again as soon as failures make up `probeFailureRate` of all `probes`; zero means the first failure. `slowStart` is how long the
+ * circuit starts slowly after a recovery, at most; zero means not at all.
  *
  * @category models
  * @since 0.1.0
@@ -63,6 +66,7 @@ export interface Settings {
   readonly probes: number
   readonly probeLease: number
   readonly probeFailureRate: number
+  readonly slowStart: number
 }
 
 /**
@@ -101,7 +105,12 @@ interface Bucket {
  * @since 0.1.0
  */
 export type State =
-  | { readonly _tag: "Closed"; readonly generation: number; readonly tally: Tally }
+  | {
+      readonly _tag: "Closed"
+      readonly generation: number
+      readonly tally: Tally
+      readonly ramp?: Ramp | undefined
+    }
   | { readonly _tag: "Open"; readonly generation: number; readonly until: number; readonly openings: number }
   | {
       readonly _tag: "HalfOpen"
@@ -116,7 +125,20 @@ export type State =
   | { readonly _tag: "Isolated"; readonly generation: number; readonly until: number; readonly because: string }
 
 /**
- * Proof that a call was admitted: which generation of the circuit let it through, and on which lease if it is a probe.
+ * A slow start under way: how many calls may be in flight, how many are, and when it ends at the latest.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Ramp {
+  readonly limit: number
+  readonly inFlight: number
+  readonly until: number
+}
+
+/**
+ * Proof that a call was admitted: which generation of the circuit let it through, on which lease if it is a probe, and whether it is one of the
+ * calls of a slow start.
  *
  * @category models
  * @since 0.1.0
@@ -124,6 +146,19 @@ export type State =
 export interface Admission {
   readonly generation: number
   readonly lease: number | undefined
+  readonly ramped: boolean
+}
+
+/**
+ * How urgent a call is; an `LlmRequest` says it. With `lastResort` an open circuit gives it a probe before its time, with `insists` a slow start
+ * lets it through.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Urgency {
+  readonly lastResort: boolean
+  readonly insists: boolean
 }
 
 /**
@@ -131,15 +166,16 @@ export interface Admission {
  *
  * **Details**
  *
- * - `Admit`: a call asks to pass; with `lastResort` an open circuit gives it a probe before its time.
+ * - `Admit`: a call asks to pass.
  * - `Record`: an admitted call ended. `ignored` only gives the lease back.
- * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts.
+ * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts. `Hold`: a health check failed, so an open circuit stays open for at least
+ *   this long and no caller has to find out.
  *
  * @category models
  * @since 0.1.0
  */
 export type Event =
-  | { readonly _tag: "Admit"; readonly lastResort: boolean }
+  | ({ readonly _tag: "Admit" } & Urgency)
   | {
       readonly _tag: "Record"
       readonly admission: Admission
@@ -150,6 +186,7 @@ export type Event =
   | { readonly _tag: "Isolate"; readonly because: string; readonly duration: number }
   | { readonly _tag: "Reset" }
   | { readonly _tag: "HalfOpen" }
+  | { readonly _tag: "Hold"; readonly duration: number }
 
 /**
  * The machine's answer to an event.
@@ -180,7 +217,7 @@ const illegal: Decision = { _tag: "Illegal" }
  */
 export const initial = (settings: Settings): State => closed(settings, 0)
 
-const closed = (settings: Settings, generation: number): State => ({
+const closed = (settings: Settings, generation: number): Extract<State, { readonly _tag: "Closed" }> => ({
   _tag: "Closed",
   generation,
   tally: emptyTally(settings.trip)
@@ -203,7 +240,7 @@ export const step = (settings: Settings, state: State, event: Event, now: number
   const current = settle(settings, state, now)
   switch (event._tag) {
     case "Admit":
-      return admit(settings, current, event.lastResort, now)
+      return admit(settings, current, event, now)
     case "Record":
       return record(settings, current, event, now)
     case "Isolate":
@@ -215,6 +252,10 @@ export const step = (settings: Settings, state: State, event: Event, now: number
       return [closed(settings, current.generation + 1), done]
     case "HalfOpen":
       return current._tag === "Open" ? [halfOpen(current), done] : [current, illegal]
+    case "Hold":
+      return current._tag === "Open" && current.until < now + event.duration
+        ? [{ ...current, until: now + event.duration }, done]
+        : [current, done]
   }
 }
 
@@ -224,20 +265,22 @@ export const step = (settings: Settings, state: State, event: Event, now: number
  * @category accessors
  * @since 0.1.0
  */
-export const peek = (settings: Settings, state: State, lastResort: boolean, now: number): SkipReason | undefined => {
-  if (state._tag === "Closed") return undefined
-  const decision = admit(settings, settle(settings, state, now), lastResort, now)[1]
+export const peek = (settings: Settings, state: State, urgency: Urgency, now: number): SkipReason | undefined => {
+  if (state._tag === "Closed" && state.ramp === undefined) return undefined
+  const decision = admit(settings, settle(settings, state, now), urgency, now)[1]
   return decision._tag === "Rejected" ? decision.reason : undefined
 }
 
 /**
- * Returns what time alone makes of a state: isolation ends, and a probe whose lease ran out opens the circuit again.
+ * Returns what time alone makes of a state: isolation and slow start end, and a probe whose lease ran out opens the circuit again.
  *
  * @category combinators
  * @since 0.1.0
  */
 export const settle = (settings: Settings, state: State, now: number): State => {
   if (state._tag === "Isolated" && now >= state.until) return closed(settings, state.generation + 1)
+  if (state._tag === "Closed" && state.ramp !== undefined && now >= state.ramp.until)
+    return { ...state, ramp: undefined }
   if (state._tag === "HalfOpen") {
     const expired = state.leases.find((lease) => lease.until <= now)
     if (expired !== undefined) return open(settings, state.generation, state.openings + 1, expired.until, 0)
@@ -245,13 +288,22 @@ export const settle = (settings: Settings, state: State, now: number): State => 
   return state
 }
 
-const admit = (settings: Settings, state: State, lastResort: boolean, now: number): readonly [State, Decision] => {
+const admit = (settings: Settings, state: State, urgency: Urgency, now: number): readonly [State, Decision] => {
   switch (state._tag) {
-    case "Closed":
-      return [state, { _tag: "Admitted", admission: { generation: state.generation, lease: undefined } }]
+    case "Closed": {
+      const { generation, ramp } = state
+      if (ramp === undefined)
+        return [state, { _tag: "Admitted", admission: { generation, lease: undefined, ramped: false } }]
+      return ramp.inFlight < ramp.limit || urgency.insists || urgency.lastResort
+        ? [
+            { ...state, ramp: { ...ramp, inFlight: ramp.inFlight + 1 } },
+            { _tag: "Admitted", admission: { generation, lease: undefined, ramped: true } }
+          ]
+        : [state, rejected({ _tag: "Recovering" })]
+    }
     case "Open":
-      return now >= state.until || lastResort
-        ? admit(settings, halfOpen(state), lastResort, now)
+      return now >= state.until || urgency.lastResort
+        ? admit(settings, halfOpen(state), urgency, now)
         : [state, rejected({ _tag: "CircuitOpen", retryAfter: Duration.millis(state.until - now) })]
     case "HalfOpen":
       return state.leases.length + state.calls < settings.probes
@@ -261,7 +313,7 @@ const admit = (settings: Settings, state: State, lastResort: boolean, now: numbe
               leases: [...state.leases, { id: state.nextLease, until: now + settings.probeLease }],
               nextLease: state.nextLease + 1
             },
-            { _tag: "Admitted", admission: { generation: state.generation, lease: state.nextLease } }
+            { _tag: "Admitted", admission: { generation: state.generation, lease: state.nextLease, ramped: false } }
           ]
         : [state, rejected({ _tag: "ProbeRunning" })]
     case "Isolated":
@@ -320,19 +372,38 @@ const record = (
     if (reached(next.failed, settings.probes, settings.probeFailureRate) || tooSlow) {
       return [open(settings, state.generation, state.openings + 1, now, event.retryAfter), done]
     }
-    return [next.calls >= settings.probes ? closed(settings, state.generation + 1) : next, done]
+    return [next.calls >= settings.probes ? recovered(settings, state.generation + 1, now) : next, done]
   }
-  if (state._tag !== "Closed" || event.verdict === "ignored") return [state, done]
+  if (state._tag !== "Closed") return [state, done]
+  const ramp = state.ramp !== undefined && event.admission.ramped ? ramped(state.ramp, event.verdict) : state.ramp
+  if (event.verdict === "ignored") return [ramp === state.ramp ? state : { ...state, ramp }, done]
   const tally = count(settings.trip, state.tally, failed, slow, now)
   return [
     trips(settings.trip, tally)
       ? open(settings, state.generation, 1, now, event.retryAfter)
-      : tally === state.tally
+      : tally === state.tally && ramp === state.ramp
         ? state
-        : { ...state, tally },
+        : { ...state, tally, ramp },
     done
   ]
 }
+
+const recovered = (settings: Settings, generation: number, now: number): State => ({
+  ...closed(settings, generation),
+  ...(settings.slowStart > 0 ? { ramp: { limit: 2, inFlight: 0, until: now + settings.slowStart } } : {})
+})
+
+// One more for each success doubles the limit with each round of calls.
+const ramped = (ramp: Ramp, verdict: "success" | "failure" | "ignored"): Ramp => ({
+  ...ramp,
+  inFlight: ramp.inFlight - 1,
+  limit:
+    verdict === "success"
+      ? ramp.limit + 1
+      : verdict === "failure"
+        ? Math.max(1, Math.floor(ramp.limit / 2))
+        : ramp.limit
+})
 
 const reached = (count: number, total: number, rate: number): boolean => count > 0 && count / total >= rate
 

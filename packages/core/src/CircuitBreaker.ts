@@ -44,13 +44,14 @@ import * as ResilienceEvent from "./ResilienceEvent.ts"
  *
  * **Details**
  *
- * `retryAfter` is the time left until a call may pass. `openings` counts the openings in a row, `probing` the probes under way.
+ * `retryAfter` is the time left until a call may pass. `openings` counts the openings in a row, `probing` the probes under way, `limit` how
+ * many calls may be in flight during a slow start.
  *
  * @category models
  * @since 0.1.0
  */
 export type State =
-  | { readonly _tag: "Closed"; readonly failures: number }
+  | { readonly _tag: "Closed"; readonly failures: number; readonly limit?: number | undefined }
   | { readonly _tag: "Open"; readonly retryAfter: Duration.Duration; readonly openings: number }
   | { readonly _tag: "HalfOpen"; readonly probing: number; readonly openings: number }
   | { readonly _tag: "Isolated"; readonly because: string; readonly retryAfter: Duration.Duration }
@@ -74,8 +75,11 @@ export interface Transition {
  *
  * - `guard` puts the breaker around a provider.
  * - `state` is a snapshot for humans, `transitions` the changes from now on (the newest 128 are kept for a slow reader).
+ * - `at` is the state for policies that have read the monotonic clock already. `listen` calls a function after each change, until the returned
+ *   function is called; it must not throw.
  * - `isolate` takes the provider out until `reset`, or for a time. `reset` closes the circuit and forgets everything.
  * - `halfOpen` lets the next call probe an open circuit before its time; from any other state that is an {@link IllegalTransition}.
+ * - `hold` keeps an open circuit open for at least this long, because a health check has just failed; any other state stays as it is.
  * - `snapshot` is what `make` accepts as `restore` after a restart.
  *
  * @category models
@@ -84,6 +88,8 @@ export interface Transition {
 export interface CircuitBreaker {
   readonly guard: (self: Provider) => Provider
   readonly state: Effect.Effect<State>
+  readonly at: (now: number) => State
+  readonly listen: (listener: (now: number) => void) => () => void
   readonly transitions: Stream.Stream<Transition>
   readonly isolate: (
     because: string,
@@ -91,6 +97,7 @@ export interface CircuitBreaker {
   ) => Effect.Effect<void>
   readonly reset: Effect.Effect<void>
   readonly halfOpen: Effect.Effect<void, IllegalTransition>
+  readonly hold: (duration: Duration.Input) => Effect.Effect<void>
   readonly snapshot: Effect.Effect<Circuit.Snapshot>
 }
 
@@ -115,6 +122,9 @@ export const CircuitBreaker: Context.Service<CircuitBreaker, CircuitBreaker> = C
  * - `maxOpenFor`: the most that a schedule or a Retry-After can make of an opening, 10 minutes by default.
  * - `probes`: calls admitted while half-open, 1 by default. `probeLease`: time for each to show its first content, 60 s by default.
  * - `probeFailureRate`: share of failed probes that opens again; by default the trip policy's rate, or any failure.
+ * - `slowStart`: after probes have closed the circuit, calls come back gradually for at most this long: two at a time, then one more with each
+ *   success. Others are refused with `Recovering`, which a chain answers with another step, and if there is none by insisting. Off by default
+ *   (zero), 20 s in `LlmResilience.standard`.
  * - `restore`: a snapshot to start from.
  *
  * @category models
@@ -127,6 +137,7 @@ export interface Options {
   readonly probes?: number | undefined
   readonly probeLease?: Duration.Input | undefined
   readonly probeFailureRate?: number | undefined
+  readonly slowStart?: Duration.Input | undefined
   readonly restore?: Circuit.Snapshot | undefined
 }
 
@@ -153,6 +164,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
         : Circuit.restore(settings, options.restore, monotonic(clock))
     )
     const transitions = yield* PubSub.sliding<Transition>(128)
+    const listeners = new Set<(now: number) => void>()
 
     const apply = (event: Circuit.Event, now: number): Circuit.Decision => {
       const before = ref.ref.current
@@ -166,6 +178,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
       const retryAfter = after._tag === "Open" ? { retryAfter: Duration.millis(after.until - now) } : {}
       const transition: Transition = { from: before._tag, to: after._tag, ...retryAfter }
       PubSub.publishUnsafe(transitions, transition)
+      for (const listener of listeners) listener(now)
       if (hub.active()) hub.publish({ _tag: "CircuitChanged", provider: options.name, ...transition })
     }
 
@@ -201,8 +214,9 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
       guard: (self) => ({
         ...self,
         ...Policy.observe<Circuit.Admission>({
+          instant: true,
           admit: (request, now) => {
-            const decision = apply({ _tag: "Admit", lastResort: request.lastResort }, now)
+            const decision = apply({ _tag: "Admit", lastResort: request.lastResort, insists: request.insists }, now)
             return decision._tag === "Admitted"
               ? Effect.succeed(decision.admission)
               : refuse(self, decision._tag === "Rejected" ? decision.reason : { _tag: "ProbeRunning" })
@@ -210,10 +224,12 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
           // The first content is the verdict of a probe: nobody should wait for the end of a long answer to learn that the provider is
           // back. From there on the call counts as any other.
           commit: (admission, duration, now) => {
-            if (admission.lease === undefined) return admission
+            if (admission.lease === undefined && !admission.ramped) return admission
             apply({ _tag: "Record", admission, verdict: "success", duration, retryAfter: 0 }, now)
             const again =
-              ref.ref.current._tag === "Closed" ? apply({ _tag: "Admit", lastResort: false }, now) : undefined
+              ref.ref.current._tag === "Closed"
+                ? apply({ _tag: "Admit", lastResort: false, insists: true }, now)
+                : undefined
             return again?._tag === "Admitted" ? again.admission : admission
           },
           settle: (admission, outcome, now) => {
@@ -225,7 +241,9 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
           Clock.clockWith((clock) => {
             const state = ref.ref.current
             const reason =
-              state._tag === "Closed" ? undefined : Circuit.peek(settings, state, request.lastResort, monotonic(clock))
+              state._tag === "Closed" && state.ramp === undefined
+                ? undefined
+                : Circuit.peek(settings, state, request, monotonic(clock))
             return reason === undefined ? self.availability(request) : Effect.succeed(reason)
           }),
         status: Effect.zipWith(
@@ -235,7 +253,12 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
         ),
         circuits: new Map([...self.circuits, [self.id, breaker]])
       }),
-      state: Clock.clockWith((clock) => Effect.sync(() => view(settings, ref.ref.current, monotonic(clock)))),
+      state: Clock.clockWith((clock) => Effect.sync(() => breaker.at(monotonic(clock)))),
+      at: (now) => view(settings, ref.ref.current, now),
+      listen: (listener) => {
+        listeners.add(listener)
+        return () => listeners.delete(listener)
+      },
       transitions: Stream.fromPubSub(transitions),
       isolate: (because, options) =>
         Effect.asVoid(
@@ -251,6 +274,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
           ? Effect.fail(new IllegalTransition({ from: ref.ref.current._tag, to: "HalfOpen" }))
           : Effect.void
       ),
+      hold: (duration) => Effect.asVoid(perform({ _tag: "Hold", duration: Duration.toMillis(duration) })),
       snapshot: Clock.clockWith((clock) => Effect.sync(() => Circuit.snapshot(ref.ref.current, monotonic(clock))))
     }
     return breaker
@@ -260,7 +284,11 @@ const view = (settings: Circuit.Settings, kept: Circuit.State, now: number): Sta
   const state = Circuit.settle(settings, kept, now)
   switch (state._tag) {
     case "Closed":
-      return { _tag: "Closed", failures: Circuit.totals(state.tally).failed }
+      return {
+        _tag: "Closed",
+        failures: Circuit.totals(state.tally).failed,
+        ...(state.ramp === undefined ? {} : { limit: state.ramp.limit })
+      }
     case "Open":
       return { _tag: "Open", retryAfter: Duration.millis(Math.max(0, state.until - now)), openings: state.openings }
     case "HalfOpen":
@@ -420,13 +448,18 @@ const settingsOf = Effect.fnUntraced(function* (options: Options) {
   if (!(probeLease > 0))
     throw new RangeError(`CircuitBreaker.make: probeLease must be longer than zero, got ${probeLease} ms`)
   const maxOpenFor = Duration.toMillis(options.maxOpenFor ?? "10 minutes")
+  const slowStart = Duration.toMillis(options.slowStart ?? 0)
+  if (!(slowStart >= 0 && Number.isFinite(slowStart))) {
+    throw new RangeError(`CircuitBreaker.make: slowStart must be finite and not negative, got ${slowStart} ms`)
+  }
   const settings: Circuit.Settings = {
     trip,
     openFor: yield* openForOf(options.openFor ?? "60 seconds", maxOpenFor),
     maxOpenFor,
     probes,
     probeLease,
-    probeFailureRate
+    probeFailureRate,
+    slowStart
   }
   return settings
 })

@@ -103,6 +103,7 @@ export const policy = (options?: Options): Policy.Policy => {
       return {
         ...self,
         ...Policy.observe<LlmRequest>({
+          instant: true,
           admit: (request, now) => {
             const reason = request.lastResort ? undefined : reasonNow(now)
             return reason === undefined

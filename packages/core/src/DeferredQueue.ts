@@ -605,7 +605,7 @@ const isHopeless = ({ attempts }: LlmUnavailable): boolean =>
   attempts.every((attempt) =>
     attempt._tag === "Skipped"
       ? attempt.reason._tag === "NotCapable"
-      : ProviderError.kind(attempt.error) === "ContextLengthExceeded"
+      : attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
   )
 
 const wasNotTried = ({ attempts }: LlmUnavailable): boolean =>

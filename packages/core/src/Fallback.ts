@@ -3,8 +3,8 @@
  *
  * **The walk**
  *
- * Steps are asked in order. A step is skipped without a call, with a typed reason, when its circuit is open, it cools down, it cannot
- * serve the request, or too little of the deadline is left. A step that fails hands over when the {@link Decision} table says so; an
+ * Steps are asked by rising priority, and among equal ones in the order of {@link Routing}. A step is skipped without a call, with a typed
+ * reason, when its circuit is open, it cools down, it cannot serve the request, or too little of the deadline or of the attempts is left. A step that fails hands over when the {@link Decision} table says so; an
  * error that would be the same everywhere (an invalid request, a refusal by a safety system) ends the walk and goes up unchanged.
  * When all is in vain, an {@link LlmUnavailable} tells the whole story.
  *
@@ -28,12 +28,18 @@
  * reported. What cannot be compared (a tool call, a file) is never recovered, so no tool call is emitted twice. A recovered answer has a
  * second `served` part that names all `contributors`.
  *
+ * **Hedging**
+ *
+ * With `hedge`, a step that takes unusually long is not waited for: the next one is asked beside it, and the first content wins. Who was given up
+ * is on the record as `Superseded`. Every call beyond the first of a request is taken from its `attempts`.
+ *
  * **Never eject everybody**
  *
- * When every step would be skipped, the one that is back soonest is asked anyway, by at most one call at a time and one per
+ * Steps that were merely spared (held for unhealthy by a check, or in slow start) are asked before the chain gives up. When every step would
+ * be skipped, the one that is back soonest is asked anyway, by at most one call at a time and one per
  * `lastResortEvery` (1 s). All others fail at once with the soonest `retryAfter`. A step isolated by hand is never asked.
  *
- * No state is shared between calls, so a recovered first step is used again at once.
+ * No call remembers how the last one went, so a recovered first step is used again as soon as its own breaker lets it.
  *
  * @since 0.1.0
  */
@@ -50,10 +56,12 @@ import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { open, type Opened } from "./internal/opening.ts"
+import { racing } from "./internal/racing.ts"
 import { within } from "./internal/within.ts"
 import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
 import * as Recovery from "./internal/recovery.ts"
 import * as Seam from "./internal/seam.ts"
+import * as Hedge from "./Hedge.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
@@ -61,7 +69,26 @@ import * as Notice from "./Notice.ts"
 import type { Failure, Provider, Status } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
+import * as Routing from "./Routing.ts"
 import * as Timeouts from "./Timeouts.ts"
+import type { Method } from "./Vitals.ts"
+
+/**
+ * A provider with its place in the chain.
+ *
+ * **Details**
+ *
+ * Steps are asked by rising `priority`; without one, a step keeps its place in the list (the first has priority 0, the next 1, …). Steps of
+ * equal priority share the load by their `weight`, 1 by default, or as {@link Routing} says.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Step {
+  readonly provider: Provider
+  readonly priority?: number | undefined
+  readonly weight?: number | undefined
+}
 
 /**
  * Options of a chain.
@@ -73,6 +100,8 @@ import * as Timeouts from "./Timeouts.ts"
  * - `minimumTime`: a step is skipped when less than this is left of the deadline, 100 ms by default.
  * - `lastResortEvery`: how often a call may try a step that would be skipped when all would be, 1 s by default.
  * - `recovery`: what happens when a stream breaks after its first content, `continue` by default.
+ * - `hedge`: when the next step is asked beside one that takes long; never by default.
+ * - `routing`: the order among steps of equal priority.
  *
  * @category models
  * @since 0.1.0
@@ -83,6 +112,8 @@ export interface Options {
   readonly minimumTime?: Duration.Input | undefined
   readonly lastResortEvery?: Duration.Input | undefined
   readonly recovery?: "continue" | "restart" | "fail" | undefined
+  readonly hedge?: Hedge.Options | undefined
+  readonly routing?: Routing.Options | undefined
 }
 
 /**
@@ -124,7 +155,7 @@ export interface Options {
  * @since 0.1.0
  */
 export const make: (
-  providers: Arr.NonEmptyReadonlyArray<Provider>,
+  providers: Arr.NonEmptyReadonlyArray<Provider | Step>,
   options?: Options
 ) => Effect.Effect<Provider, never, Scope.Scope> = Effect.fnUntraced(function* (providers, options) {
   const share = options?.share ?? 2 / 3
@@ -132,16 +163,26 @@ export const make: (
   const lastResortEvery = Duration.toMillis(options?.lastResortEvery ?? "1 second")
   if (!(share > 0 && share <= 1)) throw new RangeError(`Fallback.make: share must be in (0, 1], got ${share}`)
   if (providers.length === 0) throw new RangeError("Fallback.make: a chain has at least one step, got none")
-  const names = providers.map((provider) => provider.id)
+  const placed = providers.map((step, index) => ("provider" in step ? step : { provider: step, priority: index }))
+  const names = placed.map(({ provider }) => provider.id)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
   if (twice !== undefined) throw new RangeError(`Fallback.make: two steps have the id "${twice}"; ids must be unique`)
 
   const table = yield* Decision.CurrentTable
   const hub = yield* ResilienceEvent.CurrentHub
   const translate = yield* Notice.Translate
-  const steps = yield* Effect.forEach(providers, (provider) => Timeouts.deadline(provider))
-  const first = steps[0]
-  const last = steps.length - 1
+  const members = yield* Effect.forEach(placed, ({ priority, provider, weight }, index) =>
+    Effect.map(Timeouts.deadline(provider), (provider): Routing.Member => ({
+      provider,
+      priority: priority ?? index,
+      weight: weight ?? 1
+    }))
+  )
+  const best = Math.min(...members.map(({ priority }) => priority))
+  const usual = new Set(members.flatMap(({ priority, provider }) => (priority === best ? [provider.id] : [])))
+  const ordered = Routing.make(members, options?.routing)
+  const steps = members.toSorted((left, right) => left.priority - right.priority).map(({ provider }) => provider)
+  const hedge = options?.hedge === undefined ? undefined : Hedge.settingsOf(options.hedge)
   const recovery = options?.recovery ?? "continue"
   const lastResort = { busy: false, nextAt: -Infinity }
 
@@ -171,38 +212,51 @@ export const make: (
     return decision
   }
 
-  // One walk along the steps, for whole and streamed answers alike: `ask` calls a step, `answer` tags what it gave.
+  // One walk along the steps, for whole and streamed answers alike: `ask` calls a step, `answer` tags what it gave, `discard` gives back what
+  // came too late.
   const walk = <A, B>(
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
+    method: Method,
     ask: Ask<A>,
-    answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>) => B
+    answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>) => B,
+    discard: (result: A) => Effect.Effect<void>
   ): Effect.Effect<B, Failure> => {
     const attempts: Array<Attempt.Attempt> = []
+    const underway = new Map<Provider, number>()
     let tooLongFor: number | undefined
+    // The first call of a walk is paid for by whoever asked the chain, that of a hedge when the hedge is sent.
+    let paid = 1
+    let front = -1
+    let hedges = 0
+    let insisted = false
+    let answered = false
 
-    const from = (index: number): Effect.Effect<B, Failure> => {
-      const step = steps[index]
-      if (step === undefined) return exhausted
+    const from = (list: Steps, index: number, request: LlmRequest.LlmRequest): Effect.Effect<B, Failure> => {
+      const step = list[index]
+      if (step === undefined) return exhausted(list, request)
+      const skip = (reason: Attempt.SkipReason): Effect.Effect<B, Failure> => {
+        recordSkip(attempts, request, step, reason)
+        return from(list, index + 1, request)
+      }
       const incapable = lacks(step, request, tooLongFor)
       const remaining = request.expiresAt - monotonic(clock)
-      if (incapable !== undefined) return skip(index, step, { _tag: "NotCapable", requires: incapable })
-      if (remaining <= 0 || (remaining < minimumTime && index > 0)) {
-        return skip(index, step, { _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
+      if (incapable !== undefined) return skip({ _tag: "NotCapable", requires: incapable })
+      if (remaining <= 0 || (remaining < minimumTime && attempts.length > 0)) {
+        return skip({ _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
       }
+      if (paid === 0 && request.allowance.left <= 0) return skip({ _tag: "NoAttemptsLeft" })
       return Effect.flatMap(step.availability(request), (reason) =>
         reason === undefined
-          ? Effect.flatMap(takers(steps, index + 1, request, tooLongFor), (left) => call(index, step, request, left))
-          : skip(index, step, reason)
+          ? Effect.flatMap(takers(list, index + 1, request, tooLongFor), (left) =>
+              call(list, index, step, request, left)
+            )
+          : skip(reason)
       )
     }
 
-    const skip = (index: number, step: Provider, reason: Attempt.SkipReason): Effect.Effect<B, Failure> => {
-      recordSkip(attempts, request, step, reason)
-      return from(index + 1)
-    }
-
     const call = (
+      list: Steps,
       index: number,
       step: Provider,
       request: LlmRequest.LlmRequest,
@@ -218,66 +272,134 @@ export const make: (
           }
           hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
         }
+        if (paid > 0) paid--
+        else request.allowance.left--
+        front = Math.max(front, index)
+        underway.set(step, startedAt)
         const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
-        const asked = ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until)
-        return Effect.matchCauseEffect(asked, {
-          onSuccess: (result) => {
-            if (hub.active()) {
-              const duration = Duration.millis(monotonic(clock) - startedAt)
-              hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+        const asked = Effect.matchCauseEffect(
+          ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until),
+          {
+            onSuccess: (result) => {
+              // Two answers at the same moment: the first is with the caller already.
+              if (answered) return Effect.andThen(discard(result), Effect.never)
+              answered = true
+              underway.delete(step)
+              const now = monotonic(clock)
+              if (hub.active()) {
+                const duration = Duration.millis(now - startedAt)
+                hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+              }
+              supersede(now)
+              return Effect.succeed(answer(result, step, attempts))
+            },
+            onFailure: (cause) => {
+              underway.delete(step)
+              return failed(list, index, step, request, failureOf(step, cause), monotonic(clock) - startedAt)
             }
-            return Effect.succeed(answer(result, step, attempts))
-          },
-          onFailure: (cause) => {
-            const error = failureOf(step, cause)
-            return failed(index, step, error, monotonic(clock) - startedAt)
           }
-        })
+        )
+        const delay =
+          hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
+        return delay === undefined || until - startedAt <= delay
+          ? asked
+          : racing(asked, delay, alongside(list, index, step, request, delay), isFinal)
       })
 
-    const failed = (index: number, step: Provider, error: Failure, millis: number): Effect.Effect<B, Failure> => {
+    // Who waits for a slow step asks the next one that would take the request, if there is one and if it can be afforded.
+    const alongside = (
+      list: Steps,
+      index: number,
+      step: Provider,
+      request: LlmRequest.LlmRequest,
+      delay: number
+    ): Effect.Effect<Effect.Effect<B, Failure> | undefined> =>
+      Effect.map(nextTaker(list, index + 1, request, tooLongFor), (next) => {
+        const late = !underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)
+        if (late || next === undefined || !Hedge.afford(step, request, monotonic(clock))) return undefined
+        hedges++
+        paid++
+        if (hub.active()) {
+          const after = Duration.millis(delay)
+          hub.publish({ _tag: "Hedged", request: request.id, provider: step.id, to: next.id, after })
+        }
+        return from(list, index + 1, request)
+      })
+
+    const supersede = (now: number): void => {
+      for (const [step, startedAt] of underway) {
+        const duration = Duration.millis(now - startedAt)
+        attempts.push({ _tag: "Superseded", provider: step.id, model: step.model, duration })
+        if (hub.active()) {
+          hub.publish({ _tag: "AttemptSuperseded", request: request.id, provider: step.id, duration })
+        }
+      }
+      underway.clear()
+    }
+
+    const failed = (
+      list: Steps,
+      index: number,
+      step: Provider,
+      request: LlmRequest.LlmRequest,
+      error: Failure,
+      millis: number
+    ): Effect.Effect<B, Failure> => {
       if (error._tag === "LlmUnavailable") {
         attempts.push(...error.attempts)
         const refusal = error.attempts.at(-1)
         if (hub.active() && refusal?._tag === "Skipped" && refusal.provider === step.id) {
           hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason: refusal.reason })
         }
-        return from(index + 1)
+      } else {
+        const decision = recordFailure(attempts, request, step, error, millis)
+        if (decision.fallOver === "no") {
+          supersede(monotonic(clock))
+          return Effect.fail(error)
+        }
+        if (decision.fallOver === "largerWindow")
+          tooLongFor = Math.max(tooLongFor ?? 0, step.capabilities.contextWindow ?? 0)
       }
-      const decision = recordFailure(attempts, request, step, error, millis)
-      if (decision.fallOver === "no") return Effect.fail(error)
-      if (decision.fallOver === "largerWindow")
-        tooLongFor = Math.max(tooLongFor ?? 0, step.capabilities.contextWindow ?? 0)
-      return from(index + 1)
+      // Whoever was asked beside this step is further down the chain already.
+      return index < front ? exhausted(list, request) : from(list, index + 1, request)
     }
 
-    const exhausted: Effect.Effect<B, Failure> = Effect.suspend(() => {
-      const now = monotonic(clock)
-      const everyoneRests = attempts.every((attempt) => attempt._tag === "Skipped")
-      // In a chain within a chain, somebody outside may still be well.
-      if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
-      const urgent = { ...request, lastResort: true }
-      return Effect.flatMap(
-        Effect.filter(soonestFirst(attempts), (step) =>
-          Effect.map(step.availability(urgent), (reason) => reason === undefined)
-        ),
-        ([step]) => {
-          if (step === undefined || lastResort.busy) return unavailable
-          lastResort.busy = true
-          lastResort.nextAt = now + lastResortEvery
-          return Effect.onExit(call(last, step, urgent, 0), () => {
-            lastResort.busy = false
-            return Effect.void
-          })
+    const exhausted = (list: Steps, request: LlmRequest.LlmRequest): Effect.Effect<B, Failure> =>
+      Effect.suspend(() => {
+        if (underway.size > 0) return unavailable
+        const spared = insisted ? [] : list.filter((step) => attempts.some((attempt) => wasSpared(attempt, step)))
+        if (spared.length > 0) {
+          insisted = true
+          front = -1
+          return from(spared, 0, { ...request, insists: true })
         }
-      )
-    })
+        const now = monotonic(clock)
+        const everyoneRests = attempts.every((attempt) => attempt._tag === "Skipped")
+        // In a chain within a chain, somebody outside may still be well.
+        if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
+        const urgent = { ...request, lastResort: true }
+        return Effect.flatMap(
+          Effect.filter(soonestFirst(attempts), (step) =>
+            Effect.map(step.availability(urgent), (reason) => reason === undefined)
+          ),
+          ([step]) => {
+            if (step === undefined || lastResort.busy) return unavailable
+            front = -1
+            lastResort.busy = true
+            lastResort.nextAt = now + lastResortEvery
+            return Effect.onExit(call([step], 0, step, urgent, 0), () => {
+              lastResort.busy = false
+              return Effect.void
+            })
+          }
+        )
+      })
 
     const unavailable: Effect.Effect<never, Failure> = Effect.suspend(() =>
       Effect.fail(LlmUnavailable.make(attempts, { translate }))
     )
 
-    return from(0)
+    return from(ordered(request, method, monotonic(clock)), 0, request)
   }
 
   const soonestFirst = (attempts: ReadonlyArray<Attempt.Attempt>): ReadonlyArray<Provider> =>
@@ -301,7 +423,7 @@ export const make: (
       ...served,
       attempts: [...attempts, ...served.attempts],
       // That a backup answered says more than that it took long.
-      ...(step === first || (served.notice !== undefined && served.notice._tag !== "Slower")
+      ...(usual.has(step.id) || (served.notice !== undefined && served.notice._tag !== "Slower")
         ? {}
         : { notice: { ...facts, message: translate(facts) } })
     }
@@ -339,7 +461,8 @@ export const make: (
       }
       const { by, step } = next
       const remaining = request.expiresAt - monotonic(clock)
-      if (remaining < minimumTime || lacks(step, request, undefined) !== undefined) return from(way + 1)
+      const impossible = remaining < minimumTime || request.allowance.left <= 0
+      if (impossible || lacks(step, request, undefined) !== undefined) return from(way + 1)
       const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
       const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
       return Effect.flatMap(step.availability(request), (reason) => {
@@ -352,6 +475,7 @@ export const make: (
         }
         return Effect.flatMap(takers(asking, way + 1, request, undefined), (stepsLeft) => {
           const now = monotonic(clock)
+          request.allowance.left--
           const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
           const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
             Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
@@ -424,9 +548,11 @@ export const make: (
         return walk(
           clock,
           request,
+          "generate",
           (step, request, until) => step.generate(until === Infinity ? request : { ...request, expiresAt: until }),
           (response, step, attempts) =>
-            attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts))
+            attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts)),
+          () => Effect.void
         )
       }),
     stream: (asked) =>
@@ -455,12 +581,14 @@ export const make: (
             }
             const openStep: Ask<Opened> = (step, request, until) =>
               open(step.id, step.stream({ ...request, commitBy: until }), scope)
-            return Effect.map(walk(clock, request, openStep, commit), (first) =>
-              Stream.fromPull(
-                Effect.succeed(
-                  recovering(first, { recoverable, resume: (found) => resume(clock, request, openStep, found) })
+            return Effect.map(
+              walk(clock, request, "stream", openStep, commit, ({ close }) => close(Exit.void)),
+              (first) =>
+                Stream.fromPull(
+                  Effect.succeed(
+                    recovering(first, { recoverable, resume: (found) => resume(clock, request, openStep, found) })
+                  )
                 )
-              )
             )
           })
         )
@@ -471,24 +599,47 @@ export const make: (
   return chain
 })
 
-const none = Effect.succeed(0)
-const one = Effect.succeed(1)
+type Steps = ReadonlyArray<Provider>
 
-// Whether one of the steps from an index on would take the request, as 1 or 0: who would be skipped needs no share of the time.
-const takers = (
-  steps: ReadonlyArray<Provider>,
+const isFinal = (cause: Cause.Cause<Failure>): boolean =>
+  cause.reasons.some((reason) => Cause.isFailReason(reason) && reason.error._tag !== "LlmUnavailable")
+
+const wasSpared = (attempt: Attempt.Attempt, step: Provider): boolean =>
+  attempt._tag === "Skipped" &&
+  attempt.provider === step.id &&
+  (attempt.reason._tag === "Unhealthy" || attempt.reason._tag === "Recovering")
+
+// The first step from an index on that would take the request.
+const nextTaker = (
+  steps: Steps,
   index: number,
   request: LlmRequest.LlmRequest,
   tooLongFor: number | undefined
-): Effect.Effect<number> => {
+): Effect.Effect<Provider | undefined> => {
   const step = steps[index]
-  if (step === undefined) return none
+  if (step === undefined) return Effect.undefined
   return lacks(step, request, tooLongFor) === undefined
     ? Effect.flatMap(step.availability(request), (reason) =>
-        reason === undefined ? one : takers(steps, index + 1, request, tooLongFor)
+        reason === undefined ? Effect.succeed(step) : nextTaker(steps, index + 1, request, tooLongFor)
       )
-    : takers(steps, index + 1, request, tooLongFor)
+    : nextTaker(steps, index + 1, request, tooLongFor)
 }
+
+const none = Effect.succeed(0)
+
+// How many steps are left from an index on, or none when nobody among them would take the request: who would be skipped needs no share of the
+// time.
+const takers = (
+  steps: Steps,
+  index: number,
+  request: LlmRequest.LlmRequest,
+  tooLongFor: number | undefined
+): Effect.Effect<number> =>
+  index >= steps.length
+    ? none
+    : Effect.map(nextTaker(steps, index, request, tooLongFor), (next) =>
+        next === undefined ? 0 : steps.length - index
+      )
 
 type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
 

@@ -67,12 +67,13 @@ export type Priority = "critical" | "normal" | "batch"
  * partitions caches, queues and stickiness. `mayWait` permits an answer later (the deferred queue), `mayCache` permits storing
  * the answer and serving a stored one. `subject` is the person within the scope whom the answer is for and nobody else; without one,
  * stored answers are shared within the scope. `cacheMatch` says how close the question of a stored answer must be. `priority` says who gives
- * way under load.
+ * way under load. `attempts` is the most calls to providers that the request may cause, retries, hedges and recoveries included.
  *
- * `id`, `expiresAt`, `commitBy`, `stepsLeft` and `lastResort` are written by the chain while the request travels down. Policies read
- * them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
+ * `id`, `allowance`, `expiresAt`, `commitBy`, `stepsLeft`, `insists` and `lastResort` are written by the chain while the request travels down.
+ * Policies read them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
  * deadline ends, `commitBy` the one at which a stream must have shown its first content, so that others get their share of the time.
- * `stepsLeft` is above zero while somebody else could still take over. `lastResort` says that every step would refuse and this one may find out:
+ * `stepsLeft` is above zero while somebody else could still take over. `allowance` is what is left of `attempts`. `insists` says that nobody who
+ * is well could answer, so a step that is merely spared (held for unhealthy by a check, or in slow start) lets it pass. `lastResort` says that every step would refuse and this one may find out:
  * breakers and cooldowns let it pass.
  *
  * @category models
@@ -91,11 +92,25 @@ export interface LlmRequest {
   readonly mayCache: boolean
   readonly cacheMatch: CacheMatch | undefined
   readonly priority: Priority
+  readonly attempts: number | undefined
   readonly id: number
+  readonly allowance: Allowance
   readonly expiresAt: number
   readonly commitBy: number
   readonly stepsLeft: number
+  readonly insists: boolean
   readonly lastResort: boolean
+}
+
+/**
+ * How many calls to providers a request may still cause. Whoever calls a provider once has paid for that call; whoever calls one more (the next
+ * step, a retry, a hedge, a recovery) takes it from here first. All branches of a request share one allowance, so it is changed in place.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Allowance {
+  left: number
 }
 
 /**
@@ -117,6 +132,7 @@ export interface Input {
   readonly mayCache?: boolean | undefined
   readonly cacheMatch?: CacheMatch | undefined
   readonly priority?: Priority | undefined
+  readonly attempts?: number | undefined
 }
 
 /**
@@ -147,6 +163,10 @@ export const make = (input: Input): LlmRequest => {
   if (maxOutputTokens !== undefined && (!Number.isInteger(maxOutputTokens) || maxOutputTokens < 1)) {
     throw new RangeError(`LlmRequest.make: settings.maxOutputTokens must be an integer >= 1, got ${maxOutputTokens}`)
   }
+  const { attempts } = input
+  if (attempts !== undefined && (!Number.isInteger(attempts) || attempts < 1)) {
+    throw new RangeError(`LlmRequest.make: attempts must be an integer >= 1, got ${attempts}`)
+  }
   return {
     prompt: Prompt.make(input.prompt),
     tools: input.tools ?? [],
@@ -160,13 +180,19 @@ export const make = (input: Input): LlmRequest => {
     mayCache: input.mayCache ?? true,
     cacheMatch: input.cacheMatch,
     priority: input.priority ?? "normal",
+    attempts,
     id: 0,
+    allowance: unlimited,
     expiresAt: Infinity,
     commitBy: Infinity,
     stepsLeft: 0,
+    insists: false,
     lastResort: false
   }
 }
+
+// Taking one from infinity leaves infinity, so that all requests may share it.
+const unlimited: Allowance = { left: Infinity }
 
 /**
  * Starts the clock of a request: returns it with `expiresAt` set from its deadline. `now` is in monotonic milliseconds. A request

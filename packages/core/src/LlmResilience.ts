@@ -41,14 +41,16 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Order from "effect/Order"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
+import * as Budget from "./Budget.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as Decision from "./Decision.ts"
 import * as Degradation from "./Degradation.ts"
 import * as Fallback from "./Fallback.ts"
+import * as HealthChecker from "./HealthChecker.ts"
+import * as Hedge from "./Hedge.ts"
 import * as Errors from "./internal/aiError.ts"
 import * as LanguageModelOut from "./internal/languageModelOut.ts"
 import { monotonic } from "./internal/monotonic.ts"
@@ -63,7 +65,9 @@ import * as ProviderError from "./ProviderError.ts"
 import * as ResilienceConfig from "./ResilienceConfig.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 import * as Retry from "./Retry.ts"
+import * as Throttle from "./Throttle.ts"
 import * as Timeouts from "./Timeouts.ts"
+import * as Vitals from "./Vitals.ts"
 
 /**
  * The resilient language model of an application.
@@ -74,6 +78,7 @@ import * as Timeouts from "./Timeouts.ts"
  *   would be the same everywhere (an invalid request) or comes after the first content of a stream.
  * - `generateOrNotice` never fails: every end is a value, with a word for the user.
  * - `status` is one snapshot of all steps, `events` what happens from the moment of subscription on.
+ * - `health` says how every step is doing, as a value and as a stream of changes.
  * - `circuits` are the breakers by the id of their step, for an operator who wants to isolate or reset one.
  * - `provider` is the whole composition as a provider, to be wrapped or joined further.
  *
@@ -86,6 +91,7 @@ export interface LlmResilience {
   readonly generateOrNotice: (request: LlmRequest.LlmRequest) => Effect.Effect<Reply>
   readonly status: Effect.Effect<ReadonlyArray<Provider.Status>>
   readonly events: Stream.Stream<ResilienceEvent.ResilienceEvent>
+  readonly health: Omit<HealthChecker.HealthChecker, "watch">
   readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
   readonly provider: Provider.Provider
 }
@@ -218,7 +224,8 @@ export const events: Stream.Stream<ResilienceEvent.ResilienceEvent, never, LlmRe
  *
  * **Details**
  *
- * Steps are asked by rising `priority`; steps without one keep their place in the list (the first has priority 0, the next 1, …).
+ * Steps are asked by rising `priority`; steps without one keep their place in the list (the first has priority 0, the next 1, …). Steps of equal
+ * priority share the load by their `weight`, 1 by default; see `Routing`. `health` is how the step is checked, where it differs from the others.
  * `policy` is {@link standard} unless given. `degraded` marks a step whose model is smaller or whose answers are shorter than usual: its
  * answers say so.
  *
@@ -228,7 +235,9 @@ export const events: Stream.Stream<ResilienceEvent.ResilienceEvent, never, LlmRe
 export interface Step<out E = never, out R = never> {
   readonly provider: Layer.Layer<Provider.Provider, E, R>
   readonly priority?: number | undefined
+  readonly weight?: number | undefined
   readonly policy?: Policy.Policy<R> | undefined
+  readonly health?: HealthChecker.CheckOptions | undefined
   readonly degraded?: "smaller" | "shorter" | undefined
 }
 
@@ -240,7 +249,10 @@ export interface Step<out E = never, out R = never> {
  * - `policy`: what is put around each step that brings none, {@link standard} by default.
  * - `around`: what is put around the whole chain: a cache, a queue, a policy of your own. Nothing by default.
  * - `deadline`: for requests that bring none; no deadline by default.
- * - `fallback`: see `Fallback.Options`.
+ * - `attempts`: the most calls to providers that one request may cause, retries, hedges and recoveries included, 12 by default.
+ * - `health`: how steps are checked while nobody calls them; see `HealthChecker`. Without it nothing is sent that no user asked for, and the
+ *   health of a step is what its calls and its circuit show.
+ * - `fallback`: routing, hedging and more; see `Fallback.Options`.
  * - `hub`: where events go, one of its own with 1024 unread events for each listener by default.
  *
  * @category models
@@ -250,26 +262,35 @@ export interface Options<out R = never> {
   readonly policy?: Policy.Policy<R> | undefined
   readonly around?: Policy.Policy<R> | undefined
   readonly deadline?: Duration.Input | undefined
+  readonly attempts?: number | undefined
+  readonly health?: HealthChecker.Options | undefined
   readonly fallback?: Fallback.Options | undefined
   readonly hub?: ResilienceEvent.Hub | undefined
 }
 
 /**
- * The policy around one provider that is right for most: retries, cooling down, a circuit breaker, timeouts, and a guard that looks
- * at what the model said, in this order from outside to inside.
+ * The policy around one provider that is right for most: retries, cooling down, throttling, a circuit breaker, a budget for retries and hedges,
+ * measuring, timeouts, and a guard that looks at what the model said, in this order from outside to inside.
  *
  * **Details**
  *
- * Each part takes its own options, or `"off"`.
+ * Each part takes its own options, or `"off"`. `hedge` asks the same provider twice and is off by default, because it costs money; it goes
+ * around all others.
  *
  * @category policies
  * @since 0.1.0
  */
 export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<NoInfer<R>> =>
   Policy.all([
+    options?.hedge === undefined || options.hedge === "off" ? Policy.none : Hedge.policy(options.hedge),
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
-    options?.circuitBreaker === "off" ? Policy.none : CircuitBreaker.policy(options?.circuitBreaker),
+    options?.throttle === "off" ? Policy.none : Throttle.policy(options?.throttle),
+    options?.circuitBreaker === "off"
+      ? Policy.none
+      : CircuitBreaker.policy({ slowStart: "20 seconds", ...options?.circuitBreaker }),
+    options?.budget === "off" ? Policy.none : Budget.policy(options?.budget),
+    options?.vitals === "off" ? Policy.none : Vitals.policy(options?.vitals),
     options?.timeouts === "off" ? Policy.none : Timeouts.policy(options?.timeouts),
     options?.outputGuard === "off" ? Policy.none : OutputGuard.policy<R>(options?.outputGuard)
   ])
@@ -281,9 +302,13 @@ export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy
  * @since 0.1.0
  */
 export interface StandardOptions<R = never> {
+  readonly hedge?: Hedge.Options | "off" | undefined
   readonly retry?: Retry.Options | "off" | undefined
   readonly cooldown?: Cooldown.Options | "off" | undefined
+  readonly throttle?: Throttle.Options | "off" | undefined
   readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
+  readonly budget?: Budget.Options | "off" | undefined
+  readonly vitals?: Vitals.Options | "off" | undefined
   readonly timeouts?: Timeouts.Options | "off" | undefined
   readonly outputGuard?: OutputGuard.Options<R> | "off" | undefined
 }
@@ -299,7 +324,9 @@ export const make = <R = never>(
     readonly steps: Arr.NonEmptyReadonlyArray<{
       readonly provider: Provider.Provider
       readonly priority?: number | undefined
+      readonly weight?: number | undefined
       readonly policy?: Policy.Policy<R> | undefined
+      readonly health?: HealthChecker.CheckOptions | undefined
       readonly degraded?: "smaller" | "shorter" | undefined
     }>
   }
@@ -311,23 +338,26 @@ export const make = <R = never>(
     }
     const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
     const standing: Policy.Policy<R> = options.policy ?? standard()
-    const ordered = Arr.sortWith(
-      Arr.map(options.steps, (step, index) => ({ ...step, priority: priorityOf(step.priority, index) })),
-      (step) => step.priority,
-      Order.Number
-    )
-    const chain = yield* Effect.forEach(ordered, (step) =>
-      Effect.flatMap(
-        (step.policy ?? standing)(step.provider),
-        step.degraded === undefined ? Policy.none : Degradation.policy(step.degraded)
+    const attempts = options.attempts ?? 12
+    if (!Number.isInteger(attempts) || attempts < 1) {
+      throw new RangeError(`LlmResilience.make: attempts must be an integer >= 1, got ${attempts}`)
+    }
+    const [chain, health] = yield* Effect.gen(function* () {
+      const checker = yield* HealthChecker.make(options.health ?? { checks: "off" })
+      const steps = yield* Effect.forEach(options.steps, (step, index) =>
+        (step.policy ?? standing)(step.provider).pipe(
+          Effect.flatMap((stack) => checker.watch(stack, { ...step.health, probe: step.provider })),
+          Effect.flatMap(step.degraded === undefined ? Policy.none : Degradation.policy(step.degraded)),
+          Effect.map((provider) => ({ provider, weight: step.weight, priority: priorityOf(step.priority, index) }))
+        )
       )
-    ).pipe(
-      Effect.flatMap((providers) => Fallback.make(providers, options.fallback)),
-      Effect.flatMap(options.around ?? Policy.none),
-      Effect.flatMap(Timeouts.deadline),
-      Effect.provideService(ResilienceEvent.CurrentHub, hub)
-    )
-    const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline) }
+      const chain = yield* Fallback.make(steps, options.fallback).pipe(
+        Effect.flatMap(options.around ?? Policy.none),
+        Effect.flatMap(Timeouts.deadline)
+      )
+      return [chain, checker] as const
+    }).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
+    const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline, attempts) }
     const translate = yield* Notice.Translate
     const table = yield* Decision.CurrentTable
     return {
@@ -340,6 +370,7 @@ export const make = <R = never>(
         }),
       status: provider.status,
       events: hub.stream,
+      health,
       circuits: provider.circuits,
       provider
     }
@@ -374,13 +405,15 @@ const priorityOf = (priority: number | undefined, index: number): number => {
 const numbered = (
   chain: Provider.Provider,
   hub: ResilienceEvent.Hub,
-  standing: Duration.Duration | undefined
+  standing: Duration.Duration | undefined,
+  attempts: number
 ): Pick<Provider.Provider, "generate" | "stream"> => {
   let requests = 0
   const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
     ...request,
     id: ++requests,
-    deadline: request.deadline ?? standing
+    deadline: request.deadline ?? standing,
+    allowance: { left: (request.attempts ?? attempts) - 1 }
   })
   const ended = (
     request: number,

@@ -80,6 +80,7 @@ const soonest = (attempts: ReadonlyArray<Attempt.Attempt>): Duration.Duration | 
   let result: Duration.Duration | undefined
   let anyMoment = false
   for (const attempt of attempts) {
+    if (attempt._tag === "Superseded") continue
     const wait =
       attempt._tag === "Skipped" ? Attempt.skipRetryAfter(attempt.reason) : ProviderError.retryAfter(attempt.error)
     if (wait === undefined) anyMoment ||= attempt._tag === "Failed" && passes(attempt.error)

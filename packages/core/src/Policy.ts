@@ -135,6 +135,26 @@ export type Outcome =
   | { readonly _tag: "Abandoned"; readonly duration: number }
 
 /**
+ * Something that takes a ticket before a call and gives it back after.
+ *
+ * **Details**
+ *
+ * - `admit` runs before the provider is called; when it fails, the provider is not called and `settle` does not run.
+ * - `settle` gets the ticket and how the call ended, exactly once, however it ends.
+ * - `commit` gets the ticket at the first content of a stream and may exchange it.
+ * - `instant` says that `admit` never waits, so that the time need not be read again after it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Observer<T> {
+  readonly admit: (request: LlmRequest, now: number) => Effect.Effect<T, Failure>
+  readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
+  readonly commit?: ((ticket: T, duration: number, now: number) => T) | undefined
+  readonly instant?: boolean | undefined
+}
+
+/**
  * Creates the part of a policy that admits calls and learns how they ended, the same for whole and streamed answers.
  *
  * **When to use**
@@ -144,77 +164,166 @@ export type Outcome =
  *
  * **Details**
  *
- * `admit` runs before the provider is called; when it fails, the provider is not called and `settle` does not run. Its result, the
- * ticket, is handed to `settle`, and at the first content of a stream to `commit`, which may exchange it. `admit` and `settle` cannot be
- * interrupted: an `admit` that waits makes the waiting, and only it, `Effect.interruptible`.
+ * `admit` and `settle` cannot be interrupted: an `admit` that waits makes the waiting, and only it, `Effect.interruptible`. Observers that are
+ * put around each other directly share one pass over the call and over each part of a stream, in the same order as if they did not.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const observe =
-  <T>(options: {
-    readonly admit: (request: LlmRequest, now: number) => Effect.Effect<T, Failure>
-    readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
-    readonly commit?: ((ticket: T, duration: number, now: number) => T) | undefined
-  }) =>
-  (self: Provider): Pick<Provider, "generate" | "stream"> => ({
-    generate: (request) =>
+  <T>(observer: Observer<T>) =>
+  (self: Provider): Pick<Provider, "generate" | "stream"> => {
+    // A ticket goes back to the observer that gave it and to nobody else, so its type can be forgotten on the way.
+    const forgetful = observer as Observer<unknown>
+    return {
+      generate: observedGenerate(self.id, forgetful, self.generate),
+      stream: observedStream(self.id, forgetful, self.stream)
+    }
+  }
+
+interface Pass<F> {
+  readonly observers: ReadonlyArray<Observer<unknown>>
+  readonly base: F
+}
+
+// Which functions are a pass of observers over which other function, so that one more observer joins the pass.
+const generates = new WeakMap<Provider["generate"], Pass<Provider["generate"]>>()
+const streams = new WeakMap<Provider["stream"], Pass<Provider["stream"]>>()
+
+interface Taken {
+  ticket: unknown
+  readonly observer: Observer<unknown>
+  readonly start: number
+}
+
+// Admits by one observer after the other; `taken` holds the tickets to give back, also of a pass that was refused half-way.
+const admitAll = (
+  clock: Clock.Clock,
+  { observers }: Pass<unknown>,
+  request: LlmRequest,
+  taken: Array<Taken>,
+  start: number
+): Effect.Effect<void, Failure> => {
+  const observer = observers[taken.length]
+  return observer === undefined
+    ? Effect.void
+    : Effect.flatMap(observer.admit(request, start), (ticket) => {
+        taken.push({ ticket, observer, start })
+        return admitAll(
+          clock,
+          { observers, base: undefined },
+          request,
+          taken,
+          observer.instant === true ? start : monotonic(clock)
+        )
+      })
+}
+
+const settleAll = (
+  taken: ReadonlyArray<Taken>,
+  now: number,
+  outcomeSince: (start: number) => Outcome
+): Effect.Effect<void> => {
+  const from = (index: number): Effect.Effect<void> => {
+    const one = taken[index]
+    if (one === undefined) return Effect.void
+    const settled = one.observer.settle(one.ticket, outcomeSince(one.start), now)
+    return index === 0
+      ? settled
+      : Effect.andThen(
+          settled,
+          Effect.suspend(() => from(index - 1))
+        )
+  }
+  return from(taken.length - 1)
+}
+
+const observedGenerate = (
+  id: string,
+  observer: Observer<unknown>,
+  inner: Provider["generate"]
+): Provider["generate"] => {
+  const within = generates.get(inner)
+  const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
+  const generate: Provider["generate"] = (request) =>
+    Clock.clockWith((clock) =>
+      Effect.uninterruptibleMask((restore) => {
+        const taken: Array<Taken> = []
+        return Effect.onExit(
+          Effect.flatMap(admitAll(clock, pass, request, taken, monotonic(clock)), () => restore(pass.base(request))),
+          (exit) => {
+            const now = monotonic(clock)
+            return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
+          }
+        )
+      })
+    )
+  generates.set(generate, pass)
+  return generate
+}
+
+const observedStream = (id: string, observer: Observer<unknown>, inner: Provider["stream"]): Provider["stream"] => {
+  const within = streams.get(inner)
+  const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
+  const stream: Provider["stream"] = (request) =>
+    Stream.unwrap(
       Clock.clockWith((clock) =>
-        Effect.uninterruptibleMask((restore) => {
-          const start = monotonic(clock)
-          return Effect.flatMap(options.admit(request, start), (ticket) =>
-            Effect.onExit(restore(self.generate(request)), (exit) => {
-              const now = monotonic(clock)
-              return options.settle(ticket, outcomeOf(self.id, exit, now - start), now)
-            })
-          )
-        })
-      ),
-    stream: (request) =>
-      Stream.unwrap(
-        Clock.clockWith((clock) =>
-          Effect.uninterruptible(
-            Effect.gen(function* () {
-              const start = monotonic(clock)
-              const scope = yield* Effect.scope
-              let ticket = yield* options.admit(request, start)
-              let firstContent: number | undefined
-              let settled = false
-              const settle = (outcome: Outcome): Effect.Effect<void> =>
-                Effect.suspend(() => {
-                  if (settled) return Effect.void
-                  settled = true
-                  return Effect.uninterruptible(options.settle(ticket, outcome, monotonic(clock)))
-                })
-              const duration = () => (firstContent ?? monotonic(clock)) - start
-              yield* Scope.addFinalizer(
-                scope,
-                Effect.suspend(() => settle({ _tag: "Abandoned", duration: duration() }))
-              )
-              return Stream.transformPull(self.stream(request), (pull) =>
-                Effect.succeed(
-                  Effect.matchCauseEffect(pull, {
-                    onFailure: (cause) =>
-                      Effect.andThen(settle(outcomeOfCause(self.id, cause, duration())), Effect.failCause(cause)),
-                    onSuccess: (parts) => {
-                      if (firstContent === undefined && parts.some(LlmResponse.isContent)) {
-                        firstContent = monotonic(clock)
-                        if (options.commit !== undefined)
-                          ticket = options.commit(ticket, firstContent - start, firstContent)
-                      }
-                      const finished = parts.at(-1)?.type === "finish"
-                      return finished
-                        ? Effect.as(settle({ _tag: "Succeeded", duration: duration() }), parts)
-                        : Effect.succeed(parts)
-                    }
-                  })
+        Effect.uninterruptible(
+          Effect.gen(function* () {
+            const scope = yield* Effect.scope
+            const taken: Array<Taken> = []
+            let firstContent: number | undefined
+            let settled = false
+            const settle = (outcomeAfter: (duration: number) => Outcome): Effect.Effect<void> =>
+              Effect.suspend(() => {
+                if (settled) return Effect.void
+                settled = true
+                const now = monotonic(clock)
+                return Effect.uninterruptible(
+                  settleAll(taken, now, (start) => outcomeAfter((firstContent ?? now) - start))
                 )
+              })
+            yield* Scope.addFinalizer(
+              scope,
+              settle((duration) => ({ _tag: "Abandoned", duration }))
+            )
+            yield* Effect.onError(admitAll(clock, pass, request, taken, monotonic(clock)), (cause) =>
+              settle((duration) => outcomeOfCause(id, cause, duration))
+            )
+            return Stream.transformPull(pass.base(request), (pull) =>
+              Effect.succeed(
+                Effect.matchCauseEffect(pull, {
+                  onFailure: (cause) =>
+                    Effect.andThen(
+                      settle((duration) => outcomeOfCause(id, cause, duration)),
+                      Effect.failCause(cause)
+                    ),
+                  onSuccess: (parts) => {
+                    if (firstContent === undefined && parts.some(LlmResponse.isContent)) {
+                      firstContent = monotonic(clock)
+                      for (const one of taken) {
+                        if (one.observer.commit === undefined) continue
+                        one.ticket = one.observer.commit(one.ticket, firstContent - one.start, firstContent)
+                      }
+                    }
+                    const finished = parts.at(-1)?.type === "finish"
+                    return finished
+                      ? Effect.as(
+                          settle((duration) => ({ _tag: "Succeeded", duration })),
+                          parts
+                        )
+                      : Effect.succeed(parts)
+                  }
+                })
               )
-            })
-          )
+            )
+          })
         )
       )
-  })
+    )
+  streams.set(stream, pass)
+  return stream
+}
 
 /**
  * Reads an exit as an {@link Outcome}. A defect is a failure of the provider.

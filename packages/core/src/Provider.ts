@@ -23,12 +23,15 @@ import * as Pull from "effect/Pull"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { SkipReason } from "./Attempt.ts"
+import type { Budget } from "./Budget.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
+import type * as HealthChecker from "./HealthChecker.ts"
 import { asking } from "./internal/languageModelIn.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type { LlmUnavailable } from "./LlmUnavailable.ts"
 import * as ProviderError from "./ProviderError.ts"
+import type { Vitals } from "./Vitals.ts"
 
 /**
  * Everything that a call to a provider can fail with: an error of an upstream model, or the refusal of a policy to call it.
@@ -58,6 +61,19 @@ export interface Capabilities {
   readonly jsonSchema?: boolean | undefined
   readonly streaming?: boolean | undefined
   readonly prefill?: boolean | undefined
+  readonly price?: Price | undefined
+}
+
+/**
+ * What a model costs, in US dollars for a million tokens.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Price {
+  readonly inputPerMillion: number
+  readonly outputPerMillion: number
+  readonly cachedInputPerMillion?: number | undefined
 }
 
 /**
@@ -70,6 +86,7 @@ export interface Status {
   readonly provider: string
   readonly model: string
   readonly circuit?: CircuitBreaker.State | undefined
+  readonly health?: HealthChecker.Health | undefined
   /** Why the step would be skipped right now, if it would be. */
   readonly unavailable?: SkipReason | undefined
 }
@@ -96,6 +113,12 @@ export interface Provider {
   readonly status: Effect.Effect<ReadonlyArray<Status>>
   /** Whether `request.expiresAt` is kept without help. {@link Timeouts} makes it so; a chain adds it where it is missing. */
   readonly keepsDeadline: boolean
+  /** What real calls show, where somebody measures them; see `Vitals`. */
+  readonly vitals?: Vitals | undefined
+  /** How it is doing at a monotonic millisecond, where somebody judges it; see `HealthChecker`. */
+  readonly health?: ((now: number) => HealthChecker.State) | undefined
+  /** What it may be asked beyond one call for each request, where somebody limits it; see `Budget`. */
+  readonly budget?: Budget | undefined
   /** The breakers inside, by the id of the provider they guard, so that an operator can isolate and reset. */
   readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
 }

@@ -42,6 +42,11 @@ interface OfProvider {
  * - `Committed`: the first content of a stream is on its way to the caller.
  * - `AttemptSucceeded` of a stream means that its first content came; how it ended, the events of the request tell.
  * - `Recovered`: a stream that broke after its first content goes on with another provider. `RecoveryFailed`: it does not.
+ * - `AttemptSuperseded`: a step was given up because another one, asked at the same time, answered first. `Hedged`: `to` is asked as well,
+ *   because `provider` has been silent for `after`.
+ * - `BudgetExhausted`: a retry or a hedge was not sent, because the provider has had its share of them. `Throttled`: a limit of our own kept a
+ *   call from the provider.
+ * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
  * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
  *   `AttemptFailed` whose error carries it.
@@ -71,6 +76,26 @@ export type ResilienceEvent =
       readonly decision: Decision
     } & OfRequest &
       OfProvider)
+  | ({ readonly _tag: "AttemptSuperseded"; readonly duration: Duration.Duration } & OfRequest & OfProvider)
+  | ({ readonly _tag: "Hedged"; readonly to: string; readonly after: Duration.Duration } & OfRequest & OfProvider)
+  | ({ readonly _tag: "BudgetExhausted"; readonly extra: "retry" | "hedge" } & OfProvider)
+  | ({
+      readonly _tag: "Throttled"
+      readonly limit: "requests" | "tokens" | "concurrency" | "rejections"
+      readonly wait?: Duration.Duration | undefined
+    } & OfRequest &
+      OfProvider)
+  | ({
+      readonly _tag: "HealthChanged"
+      readonly from: "healthy" | "degraded" | "unhealthy"
+      readonly to: "healthy" | "degraded" | "unhealthy"
+      readonly because: string
+    } & OfProvider)
+  | ({
+      readonly _tag: "HealthChecked"
+      readonly duration: Duration.Duration
+      readonly error?: ProviderError | undefined
+    } & OfProvider)
   | ({ readonly _tag: "StepSkipped"; readonly reason: SkipReason } & OfRequest & OfProvider)
   | ({ readonly _tag: "FellBack"; readonly from: string; readonly to: string } & OfRequest)
   | ({

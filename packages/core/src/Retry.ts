@@ -7,6 +7,8 @@
  * - `ifShort` (rate limits) waits only for a Retry-After that the provider named, that is at most `maxRetryAfter` (5 s), and that fits
  *   the deadline. A longer one falls over now: another provider is faster than any wait.
  * - `ifLast` (timeouts) retries only when no other step is left.
+ * - Each retry is taken from the attempts of its request, of which one stays reserved for every step that could take over, and from the
+ *   {@link Budget} that the provider carries. Where nothing is left, the error goes up at once.
  * - A delay that does not fit what is left of the deadline, or at whose end the call would be refused (an open circuit, a provider at
  *   rest), is not waited for: the error goes up at once, so that the chain can use the time.
  * - The provider's own `x-should-retry` wins over the table.
@@ -160,10 +162,18 @@ export const policy = (options?: Options): Policy.Policy => {
               if (monotonic(clock) + Duration.toMillis(delay) >= until) return yield* Effect.fail(error)
               const reason = yield* self.availability(request)
               if (reason !== undefined && !endsWithin(reason, delay)) return yield* Effect.fail(error)
+              if (request.allowance.left <= request.stepsLeft) return yield* Effect.fail(error)
+              if (self.budget?.grant("retry", monotonic(clock)) === false) return yield* Effect.fail(error)
+              request.allowance.left--
               if (hub.active()) {
                 hub.publish({ _tag: "Retried", request: request.id, provider: self.id, attempt: retries, delay, error })
               }
-              yield* Effect.sleep(delay)
+              yield* Effect.onInterrupt(Effect.sleep(delay), () =>
+                Effect.sync(() => {
+                  self.budget?.restore()
+                  request.allowance.left++
+                })
+              )
               const lost = monotonic(clock) - failedAt
               const result = yield* Effect.result(attempt)
               if (result._tag === "Success") return lost >= slowerAfter ? late(result.success) : result.success

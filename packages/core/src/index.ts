@@ -1,5 +1,7 @@
 /** What happened at one step of the fallback chain. */
 export * as Attempt from "./Attempt.ts"
+/** Bounds retries and hedges of all calls to a provider. */
+export * as Budget from "./Budget.ts"
 /** What an answer is stored under. */
 export * as CacheKey from "./CacheKey.ts"
 /** Where the emergency cache keeps its entries. */
@@ -20,6 +22,10 @@ export * as DeferredQueue from "./DeferredQueue.ts"
 export * as DeferredStore from "./DeferredStore.ts"
 /** Marks a step whose answers are less than the user may expect. */
 export * as Degradation from "./Degradation.ts"
+/** How every provider is doing. */
+export * as HealthChecker from "./HealthChecker.ts"
+/** Asks a second time when the first answer is unusually late. */
+export * as Hedge from "./Hedge.ts"
 /** Serves an earlier answer when nobody can give a new one. */
 export * as EmergencyCache from "./EmergencyCache.ts"
 /** Says why two questions may not share an answer. */
@@ -56,9 +62,15 @@ export * as ResilienceConfig from "./ResilienceConfig.ts"
 export * as ResilienceEvent from "./ResilienceEvent.ts"
 /** Asks the same provider again when this can help. */
 export * as Retry from "./Retry.ts"
+/** The order in which steps of equal priority are asked. */
+export * as Routing from "./Routing.ts"
 /** Finds the stored answer to a question asked in other words. */
 export * as SimilarAnswers from "./SimilarAnswers.ts"
+/** Sends a provider that rejects most calls no more than it may accept. */
+export * as Throttle from "./Throttle.ts"
 /** Bounds how long one provider may take. */
 export * as Timeouts from "./Timeouts.ts"
 /** Finds the nearest vectors of one scope. */
 export * as VectorIndex from "./VectorIndex.ts"
+/** What real calls show about one provider. */
+export * as Vitals from "./Vitals.ts"

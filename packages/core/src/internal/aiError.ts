@@ -120,6 +120,7 @@ const unanimous = (attempts: ReadonlyArray<Attempt.Attempt>): ProviderError.Kind
 
 const kindOfAttempt = (attempt: Attempt.Attempt): ProviderError.Kind => {
   if (attempt._tag === "Failed") return ProviderError.kind(attempt.error)
+  if (attempt._tag === "Superseded") return "Overloaded"
   switch (attempt.reason._tag) {
     case "CoolingDown":
     case "Saturated":

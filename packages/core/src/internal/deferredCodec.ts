@@ -18,10 +18,13 @@ type Written = Exclude<
   | "responseFormat"
   | "deadline"
   | "mayWait"
+  | "attempts"
   | "id"
+  | "allowance"
   | "expiresAt"
   | "commitBy"
   | "stepsLeft"
+  | "insists"
   | "lastResort"
 >
 

@@ -134,7 +134,7 @@ const records = new WeakMap<LlmResponse.Served, Schema.Json>()
 
 // The cause is whatever a provider's code died of: of any size, and with whatever it held. Metadata is logged and stored.
 const withoutCause = (attempt: Attempt.Attempt): Attempt.Attempt => {
-  if (attempt._tag === "Skipped" || attempt.error._tag !== "APIError" || attempt.error.cause === undefined)
+  if (attempt._tag !== "Failed" || attempt.error._tag !== "APIError" || attempt.error.cause === undefined)
     return attempt
   const { description, provider, reason, requestId, retryAfter, shouldRetry, status } = attempt.error
   return {

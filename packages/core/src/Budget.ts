@@ -1,0 +1,243 @@
+/**
+ * Bounds how much more than one call each a provider is asked, so that an outage cannot amplify itself.
+ *
+ * When everything fails, every caller wants to ask again, and the provider gets several times its load in the worst moment. A budget
+ * is shared by all calls to one provider: retries and hedges together may make up `ratio` of its calls, plus a small `floor` so that a quiet
+ * application may retry at all. Who finds it empty does without: a retry falls over to the next provider, a hedge is not sent. Nobody waits.
+ *
+ * The rule is that of Finagle's `RetryBudget` and of the chapter "Addressing Cascading Failures" of Google's SRE book. Counts fade: half of
+ * them is forgotten every `halfLife`.
+ *
+ * **Neighbours**
+ *
+ * Close to the provider, inside retries and breakers: it counts what reaches the provider. `Retry`, `Hedge` and the fallback chain ask
+ * the `budget` that the provider carries; without one they are bounded by the request alone.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import { fade } from "./internal/decay.ts"
+import { monotonic } from "./internal/monotonic.ts"
+import * as Policy from "./Policy.ts"
+import type { Provider } from "./Provider.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
+
+/**
+ * What is asked for beyond the one call of a request.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Extra = "retry" | "hedge"
+
+/**
+ * The counts of a budget at the monotonic millisecond `at`: `calls`, the `extras` that were granted, and how many of those the provider has
+ * yet to see.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface State {
+  readonly at: number
+  readonly calls: number
+  readonly extras: number
+  readonly due: number
+}
+
+/**
+ * The rules of a budget; see {@link Options}. `halfLife` is in milliseconds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Settings {
+  readonly ratio: number
+  readonly floor: number
+  readonly halfLife: number
+}
+
+/**
+ * The counts of a new budget.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const initial: State = { at: -Infinity, calls: 0, extras: 0, due: 0 }
+
+const faded = ({ halfLife }: Settings, state: State, now: number): State => {
+  const kept = fade(now - state.at, halfLife)
+  return { at: Math.max(now, state.at), calls: state.calls * kept, extras: state.extras * kept, due: state.due }
+}
+
+/**
+ * Counts what reaches the provider: a call that earns, unless it is one of the extras.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const counted = (settings: Settings, state: State, now: number): State => {
+  const current = faded(settings, state, now)
+  return current.due > 0 ? { ...current, due: current.due - 1 } : { ...current, calls: current.calls + 1 }
+}
+
+/**
+ * Grants one more retry or hedge, or returns `undefined` when the budget is used up.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const granted = (settings: Settings, state: State, now: number): State | undefined => {
+  const current = faded(settings, state, now)
+  // Rounding must not cost the last of the extras that were promised.
+  return current.extras + 1 <= settings.floor + settings.ratio * current.calls + 1e-6
+    ? { ...current, extras: current.extras + 1, due: current.due + 1 }
+    : undefined
+}
+
+/**
+ * Takes a grant back that came to nothing.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const restored = (state: State): State => ({
+  ...state,
+  extras: Math.max(0, state.extras - 1),
+  due: Math.max(0, state.due - 1)
+})
+
+/**
+ * The budget of one provider, or of several that share an account.
+ *
+ * **Details**
+ *
+ * `grant` takes one retry or hedge out of the budget, synchronously, because it is asked in the middle of a call; `false` means that there is
+ * none left. `restore` takes a grant back that came to nothing, because the caller left. `left` is how many are left now. `guard` counts the calls to a provider and makes it carry the budget.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Budget {
+  readonly grant: (extra: Extra, now: number) => boolean
+  readonly restore: () => void
+  readonly left: Effect.Effect<number>
+  readonly guard: (self: Provider) => Provider
+}
+
+/**
+ * Options of a budget.
+ *
+ * **Details**
+ *
+ * - `ratio`: retries and hedges for each call, 0.2 by default.
+ * - `floor`: retries and hedges that are always allowed, 10 by default.
+ * - `halfLife`: after this time half of all counts is forgotten, 10 s by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly ratio?: number | undefined
+  readonly floor?: number | undefined
+  readonly halfLife?: Duration.Input | undefined
+}
+
+/**
+ * Creates a budget.
+ *
+ * **Details**
+ *
+ * `name` is the provider that the event `BudgetExhausted` names.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options & { readonly name: string }): Effect.Effect<Budget> =>
+  Effect.gen(function* () {
+    const settings = settingsOf(options)
+    const hub = yield* ResilienceEvent.CurrentHub
+    let state = initial
+    const budget: Budget = {
+      grant: (extra, now) => {
+        const next = granted(settings, state, now)
+        if (next !== undefined) state = next
+        else if (hub.active()) hub.publish({ _tag: "BudgetExhausted", provider: options.name, extra })
+        return next !== undefined
+      },
+      restore: () => {
+        state = restored(state)
+      },
+      left: Clock.clockWith((clock) =>
+        Effect.sync(() => {
+          const { calls, extras } = faded(settings, state, monotonic(clock))
+          return Math.max(0, Math.floor(settings.floor + settings.ratio * calls - extras + 1e-6))
+        })
+      ),
+      guard: (self) => ({
+        ...self,
+        budget,
+        ...Policy.observe<void>({
+          instant: true,
+          admit: (_, now) => {
+            state = counted(settings, state, now)
+            return Effect.void
+          },
+          settle: () => Effect.void
+        })(self)
+      })
+    }
+    return budget
+  })
+
+const settingsOf = (options: Options): Settings => {
+  const ratio = options.ratio ?? 0.2
+  const floor = options.floor ?? 10
+  const halfLife = Duration.toMillis(options.halfLife ?? "10 seconds")
+  if (!(ratio >= 0 && ratio <= 1)) throw new RangeError(`Budget.make: ratio must be in [0, 1], got ${ratio}`)
+  if (!(floor >= 0 && Number.isFinite(floor))) {
+    throw new RangeError(`Budget.make: floor must be a finite number >= 0, got ${floor}`)
+  }
+  if (!(halfLife > 0)) throw new RangeError(`Budget.make: halfLife must be longer than zero, got ${halfLife} ms`)
+  return { ratio, floor, halfLife }
+}
+
+/**
+ * Creates the policy that gives each provider it is applied to a budget of its own.
+ *
+ * **Example** (An empty budget turns a retry into a fallback)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schedule } from "effect"
+ * import { Budget, LlmRequest, Policy, Provider, ProviderError, Retry } from "@llm-resilience/core"
+ *
+ * let asked = 0
+ * const broken = Provider.make({
+ *   id: "broken",
+ *   model: "m",
+ *   generate: () => {
+ *     asked++
+ *     return Effect.fail(new ProviderError.APIError({ provider: "broken", reason: "ServerError", description: "500" }))
+ *   }
+ * })
+ * const policy = Policy.all([Retry.policy({ schedule: Schedule.recurs(5) }), Budget.policy({ floor: 2, ratio: 0 })])
+ *
+ * const program = Effect.scoped(
+ *   Effect.gen(function*() {
+ *     const provider = yield* policy(broken)
+ *     yield* Effect.ignore(provider.generate(LlmRequest.make({ prompt: "Hi" })))
+ *     return asked
+ *   })
+ * )
+ *
+ * await Effect.runPromise(program) // => 3
+ * ```
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const policy =
+  (options?: Options): Policy.Policy =>
+  (self) =>
+    Effect.map(make({ ...options, name: self.id }), (budget) => budget.guard(self))

@@ -1,0 +1,3 @@
+/** What is left of something after `elapsed` milliseconds, when half of it is forgotten every `halfLife` milliseconds. */
+export const fade = (elapsed: number, halfLife: number): number =>
+  elapsed <= 0 ? 1 : Math.exp((-Math.LN2 * elapsed) / halfLife)

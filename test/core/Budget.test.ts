@@ -1,0 +1,221 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Budget, Hedge, LlmRequest, LlmResilience, Policy, ResilienceEvent, Retry } from "@llm-resilience/core"
+import { ScriptedProvider } from "@llm-resilience/testing"
+import { Clock, Effect, Fiber, Random, Schedule, Stream } from "effect"
+import { TestClock } from "effect/testing"
+
+const request = LlmRequest.make({ prompt: "Hi" })
+const settings: Budget.Settings = { ratio: 0.1, floor: 10, halfLife: 10_000 }
+
+/** Takes what the budget gives and says how much that was. */
+const drain = (from: Budget.State, now: number, rules = settings): number => {
+  let granted = 0
+  for (let state = Budget.granted(rules, from, now); state !== undefined; state = Budget.granted(rules, state, now))
+    granted++
+  return granted
+}
+
+describe("Budget, as rules", () => {
+  it("R20 allows a thousand retries for ten thousand requests at ten per cent, and the floor", () => {
+    let state = Budget.initial
+    for (let call = 0; call < 10_000; call++) state = Budget.counted(settings, state, 0)
+
+    assert.strictEqual(drain(state, 0), 1010)
+  })
+
+  it("allows the floor, and no more, to who has not called yet", () => {
+    assert.strictEqual(drain(Budget.initial, 0), 10)
+  })
+
+  it("does not take a retry for a call that earns further retries", () => {
+    let state = Budget.initial
+    let extras = 0
+    for (let call = 0; call < 1000; call++) {
+      state = Budget.counted(settings, state, 0)
+      for (
+        let next = Budget.granted(settings, state, 0);
+        next !== undefined;
+        next = Budget.granted(settings, state, 0)
+      ) {
+        state = Budget.counted(settings, next, 0)
+        extras++
+      }
+    }
+
+    assert.strictEqual(extras, 110)
+  })
+
+  it("forgets half of everything in its half-life, what was earned and what was spent", () => {
+    let state = Budget.initial
+    for (let call = 0; call < 1000; call++) state = Budget.counted(settings, state, 0)
+    assert.strictEqual(drain(state, 10_000), 60)
+    for (let extra = 0; extra < 110; extra++) state = Budget.granted(settings, state, 0) ?? state
+    assert.strictEqual(drain(state, 0), 0)
+    assert.isAtLeast(drain(state, 10_000), 4)
+  })
+
+  it.effect("never grants more than the ratio of the calls and the floor, whatever happens in which order", () =>
+    Effect.gen(function* () {
+      for (let history = 0; history < 300; history++) {
+        const rules = { ratio: yield* Random.next, floor: yield* Random.nextIntBetween(0, 5), halfLife: 1e12 }
+        let state = Budget.initial
+        let calls = 0
+        let extras = 0
+        for (let event = 0; event < 100; event++) {
+          const kind = yield* Random.nextIntBetween(0, 3)
+          if (kind === 0) {
+            state = Budget.counted(rules, state, event)
+            calls++
+          } else if (kind === 1) {
+            const next = Budget.granted(rules, state, event)
+            if (next !== undefined) {
+              // What is granted is sent.
+              state = Budget.counted(rules, next, event)
+              extras++
+            }
+          } else {
+            const next = Budget.granted(rules, state, event)
+            if (next !== undefined) state = Budget.restored(next)
+          }
+          assert.isAtMost(extras, rules.floor + rules.ratio * calls + 1e-3)
+        }
+      }
+    }).pipe(Random.withSeed("budget"))
+  )
+})
+
+describe("Budget", () => {
+  it("wants sensible options", () => {
+    for (const options of [{ ratio: -0.1 }, { ratio: 1.1 }, { floor: -1 }, { floor: Infinity }, { halfLife: 0 }]) {
+      assert.throws(() => Effect.runSync(Budget.make({ ...options, name: "p" })), RangeError)
+    }
+  })
+
+  it.effect("is shared by the retries of all calls, and says when it is used up", () =>
+    Effect.gen(function* () {
+      const hub = ResilienceEvent.makeHub()
+      const seen = yield* Effect.forkChild(
+        Stream.runCollect(
+          Stream.take(
+            Stream.filter(hub.stream, (event) => event._tag === "BudgetExhausted"),
+            7
+          )
+        ),
+        { startImmediately: true }
+      )
+      const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.fail("ServerError")] })
+      const retried = yield* Policy.all([
+        Retry.policy({ schedule: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 1 })) }),
+        Budget.policy({ floor: 3, ratio: 0 })
+      ])(provider).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
+
+      const calls = yield* Effect.forkChild(
+        Effect.forEach(Array.from({ length: 10 }), () => Effect.exit(retried.generate(request)), { concurrency: 10 })
+      )
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(calls)
+
+      assert.strictEqual(yield* provider.count, 13)
+      assert.deepStrictEqual(
+        Array.from(yield* Fiber.join(seen)),
+        Array.from({ length: 7 }, () => ({ _tag: "BudgetExhausted", provider: "p", extra: "retry" }))
+      )
+    })
+  )
+
+  it.effect("is shared by retries and hedges", () =>
+    Effect.gen(function* () {
+      const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.hang] })
+      const budget = yield* Budget.make({ name: "p", floor: 2, ratio: 0 })
+      const hedged = yield* Hedge.policy({ after: "1 second" })(budget.guard(provider))
+      const now = Number(yield* Clock.monotonicTimeNanos) / 1e6
+      assert.isTrue(budget.grant("retry", now))
+
+      const calls = yield* Effect.forkChild(
+        Effect.forEach(Array.from({ length: 5 }), () => hedged.generate(request), { concurrency: 5 })
+      )
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.interrupt(calls)
+
+      assert.strictEqual(yield* provider.count, 6)
+    })
+  )
+
+  it.effect("gets back what a caller who leaves while waiting had taken", () =>
+    Effect.gen(function* () {
+      const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.fail("ServerError")] })
+      const budget = yield* Budget.make({ name: "p", floor: 5, ratio: 0 })
+      const retried = yield* Retry.policy({ schedule: Schedule.spaced("1 second") })(budget.guard(provider))
+      const allowance = { left: 7 }
+
+      const fiber = yield* Effect.forkChild(retried.generate({ ...request, allowance }), { startImmediately: true })
+      yield* TestClock.adjust("500 millis")
+      assert.strictEqual(yield* budget.left, 4)
+      assert.strictEqual(allowance.left, 6)
+      yield* Fiber.interrupt(fiber)
+
+      assert.strictEqual(yield* budget.left, 5)
+      assert.strictEqual(allowance.left, 7)
+      assert.strictEqual(yield* provider.count, 1)
+    })
+  )
+})
+
+describe("The attempts of a request", () => {
+  const chain = (ids: ReadonlyArray<string>, attempts: number | undefined) =>
+    Effect.gen(function* () {
+      const providers = yield* Effect.forEach(ids, (id) =>
+        ScriptedProvider.make({ id, script: [ScriptedProvider.fail("ServerError")] })
+      )
+      const [first, ...others] = providers.map((provider) => ({ provider }))
+      if (first === undefined) return yield* Effect.die("no provider")
+      const resilience = yield* LlmResilience.make({
+        steps: [first, ...others],
+        policy: LlmResilience.standard({
+          retry: { schedule: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 5 })) }
+        })
+      })
+      const fiber = yield* Effect.forkChild(
+        Effect.flip(resilience.generate(LlmRequest.make({ prompt: "Hi", attempts })))
+      )
+      yield* TestClock.adjust("10 minutes")
+      return { error: yield* Fiber.join(fiber), counts: yield* Effect.forEach(providers, ({ count }) => count) }
+    })
+
+  it.effect("bound retries and fallbacks together, and leave one for every step", () =>
+    Effect.gen(function* () {
+      const { counts } = yield* chain(["a", "b", "c"], 5)
+
+      assert.deepStrictEqual(counts, [3, 1, 1])
+    })
+  )
+
+  it.effect("end the chain with a reason when they are used up", () =>
+    Effect.gen(function* () {
+      const { counts, error } = yield* chain(["a", "b", "c"], 2)
+
+      assert.deepStrictEqual(counts, [1, 1, 0])
+      assert.strictEqual(error._tag, "LlmUnavailable")
+      assert.deepInclude(error._tag === "LlmUnavailable" ? error.attempts.at(-1) : undefined, {
+        provider: "c",
+        reason: { _tag: "NoAttemptsLeft" }
+      })
+    })
+  )
+
+  it.effect("are twelve unless somebody says otherwise", () =>
+    Effect.gen(function* () {
+      const { counts } = yield* chain(["a", "b", "c"], undefined)
+
+      assert.strictEqual(
+        counts.reduce((sum, count) => sum + count, 0),
+        12
+      )
+    })
+  )
+
+  it("must be a whole number of at least one", () => {
+    assert.throws(() => LlmRequest.make({ prompt: "Hi", attempts: 0 }), RangeError)
+    assert.throws(() => LlmRequest.make({ prompt: "Hi", attempts: 1.5 }), RangeError)
+  })
+})
