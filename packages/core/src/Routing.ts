@@ -92,7 +92,7 @@ export interface Member {
  * **Details**
  *
  * Members are sorted by priority. Where no two priorities are equal, the order never changes and costs nothing. `now` is in monotonic
- * milliseconds. Round robin is the only state: one number for each member.
+ * milliseconds. Round robin is the only state: a few numbers for each order in which members were out.
  *
  * @category constructors
  * @since 0.1.0
@@ -111,7 +111,7 @@ export const make = (
   }
   const groups = [...Map.groupBy(members, ({ priority }) => priority)]
     .toSorted(([left], [right]) => left - right)
-    .map(([, group]) => ({ group, turn: roundRobin(group) }))
+    .map(([, group]) => ({ group, turn: roundRobin(group.map(({ weight }, index) => [index, weight])) }))
   const fixed = groups.flatMap(({ group }) => group.map(({ provider }) => provider))
   if (groups.every(({ group }) => group.length === 1)) return () => fixed
 
@@ -167,18 +167,32 @@ const sortBy = (
     return one === other ? 0 : one - other
   })
 
-// Everybody gains its weight each turn, and the one that has most pays for all.
-const roundRobin = (group: ReadonlyArray<Member>): (() => ReadonlyArray<number>) => {
-  const total = group.reduce((sum, { weight }) => sum + weight, 0)
-  const credit = group.map(() => 0)
+// Everybody gains its weight each turn, and the one that has most pays for all. Who follows it takes turns as well: otherwise all the load of
+// a step that is gone would fall on the same other one. Three deep, that is a bounded number of states.
+const roundRobin = (
+  members: ReadonlyArray<readonly [index: number, weight: number]>,
+  depth = 3
+): (() => ReadonlyArray<number>) => {
+  const written = members.map(([index]) => index)
+  if (depth === 0 || members.length < 2) return () => written
+  const total = members.reduce((sum, [, weight]) => sum + weight, 0)
+  const credit = new Map(members.map(([index]) => [index, 0]))
+  const followers = new Map<number, () => ReadonlyArray<number>>()
   return () => {
-    group.forEach(({ weight }, index) => {
-      credit[index] = (credit[index] ?? 0) + weight
-    })
-    const order = group.map((_, index) => index).toSorted((left, right) => (credit[right] ?? 0) - (credit[left] ?? 0))
-    const first = order[0] ?? 0
-    credit[first] = (credit[first] ?? 0) - total
-    return order
+    let first = -1
+    for (const [index, weight] of members) {
+      credit.set(index, (credit.get(index) ?? 0) + weight)
+      if (first === -1 || (credit.get(index) ?? 0) > (credit.get(first) ?? 0)) first = index
+    }
+    credit.set(first, (credit.get(first) ?? 0) - total)
+    const next =
+      followers.get(first) ??
+      roundRobin(
+        members.filter(([index]) => index !== first),
+        depth - 1
+      )
+    followers.set(first, next)
+    return [first, ...next()]
   }
 }
 
