@@ -215,6 +215,29 @@ describe("Timeouts", () => {
       })
     )
 
+    it.effect("does not clean up in front of a slow reader whose deadline has passed", () =>
+      Effect.gen(function* () {
+        const tenSeconds = Effect.sleep("10 seconds")
+        const slow = Providers.make({
+          id: "slow to stop",
+          model: "m",
+          stream: () =>
+            Stream.concat(
+              Stream.succeed<LlmResponse.LlmStreamPart>({ type: "text-delta", id: "0", delta: "Hello" }),
+              Stream.never
+            ).pipe(Stream.ensuring(tenSeconds))
+        })
+        const self = yield* Timeouts.deadline(slow)
+        const reading = Stream.runForEach(self.stream(LlmRequest.make({ prompt: "Hi", deadline: "1 second" })), () =>
+          Effect.sleep("3 seconds")
+        )
+        const { at, exit } = yield* ends(reading)
+
+        assert.deepStrictEqual(timeoutOf(exit), ["deadline", 3000])
+        assert.strictEqual(at, 3000)
+      })
+    )
+
     it.effect("returns on time from a stalled stream that is slow to clean up when the ending is hard", () =>
       Effect.gen(function* () {
         const stubborn = Providers.make({

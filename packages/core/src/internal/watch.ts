@@ -70,7 +70,14 @@ export const watch = <A, E, E2>(
         const watched: Effect.Effect<NonEmptyReadonlyArray<A>, E | E2 | Cause.Done> = Effect.suspend(() => {
           const now = monotonic(clock)
           const limit = options.limit(now)
-          if (options.expiresAt <= now) return timedOut
+          if (options.expiresAt <= now) {
+            // The time is over while the reader was busy: nothing of it is left for cleaning up in front of the reader.
+            if (!abandoned) {
+              abandoned = true
+              fork(Scope.close(inner, Exit.void))
+            }
+            return timedOut
+          }
           return Effect.callback<NonEmptyReadonlyArray<A>, E | E2 | Cause.Done>((resume) => {
             const worker = fork(pull)
             const already = worker.pollUnsafe()
