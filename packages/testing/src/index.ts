@@ -22,3 +22,15 @@ export * as ScriptedProvider from "./ScriptedProvider.ts"
  * @since 0.1.0
  */
 export * as Upstream from "./Upstream.ts"
+/**
+ * Searches for the moment that breaks the chain, from seed to seed.
+ *
+ * @since 0.1.0
+ */
+export * as Simulation from "./Simulation.ts"
+/**
+ * An event loop of its own: virtual time without waiting, deterministic from a seed.
+ *
+ * @since 0.1.0
+ */
+export * as VirtualTime from "./VirtualTime.ts"

@@ -1,0 +1,50 @@
+/**
+ * A small generator of random numbers that is named by what it is for, not by when it was made.
+ *
+ * `dice(seed, a, b)` gives the same numbers whatever else was drawn before, so taking one request out of a simulation leaves all others
+ * as they were: that is what makes shrinking work. The generator is mulberry32, the names are mixed with the finalizer of MurmurHash3.
+ */
+export interface Dice {
+  /** Between 0 (included) and 1 (excluded). */
+  readonly next: () => number
+  /** A whole number between `low` and `high`, both included. */
+  readonly int: (low: number, high: number) => number
+  readonly between: (low: number, high: number) => number
+  readonly chance: (probability: number) => boolean
+  readonly pick: <A>(values: readonly [A, ...Array<A>]) => A
+  /** Exponentially distributed: the time until something that happens once every `mean` on average. */
+  readonly exponential: (mean: number) => number
+}
+
+export const dice = (seed: number, ...names: ReadonlyArray<number>): Dice => {
+  let state = mix(seed, names)
+  const next = (): number => {
+    state = (state + 0x6d2b79f5) | 0
+    let bits = Math.imul(state ^ (state >>> 15), 1 | state)
+    bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits
+    return ((bits ^ (bits >>> 14)) >>> 0) / 4_294_967_296
+  }
+  const between = (low: number, high: number): number => low + next() * (high - low)
+  return {
+    next,
+    between,
+    int: (low, high) => low + Math.floor(next() * (high - low + 1)),
+    chance: (probability) => probability > 0 && next() < probability,
+    pick: (values) => values[Math.floor(next() * values.length)] ?? values[0],
+    exponential: (mean) => -Math.log(1 - next()) * mean
+  }
+}
+
+const mix = (seed: number, names: ReadonlyArray<number>): number => {
+  let hash = finalize(Math.floor(seed / 4_294_967_296) ^ 0x9e3779b9)
+  hash = finalize(hash ^ (seed | 0))
+  for (const name of names) hash = finalize(Math.imul(hash, 31) ^ (name | 0))
+  return hash
+}
+
+const finalize = (bits: number): number => {
+  let hash = bits
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
+  return hash ^ (hash >>> 16)
+}

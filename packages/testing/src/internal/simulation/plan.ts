@@ -1,0 +1,355 @@
+import { dice, type Dice } from "../dice.ts"
+
+/**
+ * Everything that one simulated run does, as plain data: drawn from a seed, printed when the run fails, made smaller when it is shrunk.
+ * Times are milliseconds of the run, rates are probabilities.
+ */
+export interface Plan {
+  readonly seed: number
+  readonly order: "fifo" | "random"
+  readonly preemption: number
+  /** Latencies are multiples of this, so that many things happen at the same moment. */
+  readonly grid: number
+  readonly millis: number
+  /** Which of the requests of the seed are made; each is drawn by its number. */
+  readonly requests: ReadonlyArray<number>
+  readonly traffic: Traffic
+  readonly steps: readonly [Step, ...Array<Step>]
+  readonly chain: {
+    readonly deadline: number | undefined
+    readonly share: number
+    readonly lastResortEvery: number
+    readonly recovery: "continue" | "restart" | "fail"
+  }
+  readonly cache:
+    | {
+        readonly mode: "if-unavailable" | "read-through" | "stale-if-slow"
+        readonly fresh: number
+        readonly stale: number
+        readonly slowAfter: number
+      }
+    | undefined
+  /** Whether all models know the same answers, word for word. */
+  readonly sameAnswers: boolean
+  readonly operator: ReadonlyArray<{
+    readonly at: number
+    readonly step: number
+    readonly action: "isolate" | "reset" | "halfOpen"
+    readonly duration: number
+  }>
+  readonly wallSteps: ReadonlyArray<{ readonly at: number; readonly by: number }>
+}
+
+export interface Traffic {
+  readonly every: number
+  readonly bursts: number
+  readonly streams: number
+  readonly deadlines: number
+  readonly leaves: number
+  readonly slowReaders: number
+  readonly stopsEarly: number
+  readonly questions: number
+  readonly scopes: number
+  readonly toolsets: number
+  readonly invalid: number
+  readonly tooLong: number
+  readonly refused: number
+  readonly neverCached: number
+}
+
+export const faults = [
+  "Overloaded",
+  "ServerError",
+  "Network",
+  "InvalidResponse",
+  "RateLimited",
+  "RateLimitedFor",
+  "Authentication",
+  "EmptyOutput",
+  "Unavailable",
+  "Defect",
+  "Hang",
+  "Cut",
+  "Stall",
+  "NoFinish"
+] as const
+
+export type FaultKind = (typeof faults)[number]
+
+export interface Step {
+  readonly latency: number
+  readonly spread: number
+  /** Between two words of a stream. */
+  readonly tokenEvery: number
+  readonly faults: { readonly [K in FaultKind]?: number }
+  readonly outages: ReadonlyArray<{ readonly from: number; readonly to: number; readonly as: FaultKind }>
+  /** How long the model takes to stop when its caller leaves. */
+  readonly cleanup: number
+  readonly prefill: "no" | "yes" | "ignored"
+  readonly contextWindow: number | undefined
+  readonly retry:
+    | { readonly retries: number; readonly base: number; readonly cap: number; readonly maxRetryAfter: number }
+    | undefined
+  readonly cooldown: { readonly rest: number; readonly maxRest: number; readonly isolation: number } | undefined
+  readonly breaker: Breaker | undefined
+  readonly timeouts: {
+    readonly attempt: number
+    readonly firstToken: number
+    readonly idle: number
+    readonly ending: "cooperative" | "hard"
+  }
+}
+
+export interface Breaker {
+  readonly trip:
+    | { readonly _tag: "Consecutive"; readonly failures: number }
+    | {
+        readonly _tag: "Count"
+        readonly size: number
+        readonly minimumCalls: number
+        readonly failureRate: number
+        readonly slowAfter: number | undefined
+        readonly slowRate: number
+      }
+    | {
+        readonly _tag: "Time"
+        readonly millis: number
+        readonly minimumCalls: number
+        readonly failureRate: number
+        readonly slowAfter: number | undefined
+        readonly slowRate: number
+      }
+  readonly openFor: number
+  readonly maxOpenFor: number
+  readonly probes: number
+  readonly probeLease: number
+  readonly probeFailureRate: number
+}
+
+/** One request, as its caller means it. */
+export interface Asked {
+  readonly index: number
+  readonly at: number
+  readonly stream: boolean
+  readonly deadline: number | undefined
+  readonly leavesAfter: number | undefined
+  readonly readerPause: number
+  readonly stopsAfter: number | undefined
+  readonly question: number
+  readonly scope: number
+  readonly toolset: number
+  readonly kind: "ordinary" | "invalid" | "tooLong" | "refused"
+  readonly mayCache: boolean
+}
+
+/** Draws the plan of a seed. */
+export const draw = (seed: number): Plan => {
+  const d = dice(seed, 100)
+  const count = d.pick([1, 2, 2, 2, 3, 3, 4])
+  const requests = d.pick([20, 60, 120, 240])
+  const every = d.pick([20, 100, 400, 1500])
+  const millis = Math.max(20_000, requests * every)
+  const calm = d.chance(0.15)
+  const steps = Array.from({ length: count }, (_, index) => drawStep(dice(seed, 200 + index), millis, calm))
+  const [first = drawStep(d, millis, calm), ...others] = steps
+  const sometimes = (share: number, most: number) => (d.chance(share) ? d.between(0, most) : 0)
+  return {
+    seed,
+    order: d.chance(0.5) ? "random" : "fifo",
+    preemption: d.chance(0.1) ? d.pick([0.001, 0.02]) : 0,
+    grid: d.pick([1, 10, 50]),
+    millis,
+    requests: Array.from({ length: requests }, (_, index) => index),
+    traffic: {
+      every,
+      bursts: sometimes(0.4, 0.5),
+      streams: d.chance(0.3) ? d.between(0, 0.6) : 0,
+      deadlines: d.between(0.3, 1),
+      leaves: sometimes(0.5, 0.3),
+      slowReaders: sometimes(0.3, 0.5),
+      stopsEarly: sometimes(0.3, 0.2),
+      questions: d.pick([2, 5, 40]),
+      scopes: d.int(1, 3),
+      toolsets: d.pick([1, 1, 2]),
+      invalid: sometimes(0.3, 0.1),
+      tooLong: sometimes(0.2, 0.1),
+      refused: sometimes(0.2, 0.1),
+      neverCached: sometimes(0.3, 0.3)
+    },
+    steps: [first, ...others],
+    chain: {
+      deadline: d.chance(0.5) ? d.pick([5000, 20_000]) : undefined,
+      share: d.pick([0.5, 2 / 3, 1]),
+      lastResortEvery: d.pick([200, 1000, 5000]),
+      recovery: d.pick(["continue", "restart", "fail"])
+    },
+    cache: d.chance(0.2)
+      ? {
+          mode: d.pick(["if-unavailable", "if-unavailable", "read-through", "stale-if-slow"]),
+          fresh: d.pick([1000, 10_000, 3_600_000]),
+          stale: d.pick([30_000, 3_600_000, 86_400_000]),
+          slowAfter: d.pick([200, 2000])
+        }
+      : undefined,
+    sameAnswers: d.chance(0.5),
+    operator: d.chance(0.2)
+      ? Array.from({ length: d.int(1, 4) }, () => ({
+          at: d.int(0, millis),
+          step: d.int(0, count - 1),
+          action: d.pick(["isolate", "reset", "halfOpen"]),
+          duration: d.pick([500, 5000, 30_000])
+        }))
+      : [],
+    wallSteps: d.chance(0.3)
+      ? Array.from({ length: d.int(1, 3) }, () => ({
+          at: d.int(0, millis),
+          by: d.pick([-3_600_000, -5000, 5000, 3_600_000])
+        }))
+      : []
+  }
+}
+
+const drawStep = (d: Dice, millis: number, calm: boolean): Step => {
+  const latency = d.pick([20, 150, 600, 2500])
+  const rates: { [K in FaultKind]?: number } = {}
+  if (!calm) for (const fault of faults) if (d.chance(0.25)) rates[fault] = d.pick([0.01, 0.05, 0.2])
+  const outages = calm
+    ? []
+    : Array.from({ length: d.pick([0, 0, 1, 1, 2]) }, () => {
+        const from = d.int(0, millis)
+        return { from, to: from + d.int(500, Math.max(1000, millis / 3)), as: d.pick(faults) }
+      })
+  const attempt = d.pick([800, 3000, 10_000, 30_000])
+  return {
+    latency,
+    spread: d.pick([0, 0.3, 1]),
+    tokenEvery: d.pick([0, 20, 100]),
+    faults: rates,
+    outages,
+    cleanup: d.pick([0, 0, 0, 30, 4000]),
+    prefill: d.pick(["no", "yes", "yes", "ignored"]),
+    contextWindow: d.chance(0.3) ? d.pick([1000, 200_000]) : undefined,
+    retry: d.chance(0.85)
+      ? {
+          retries: d.int(0, 3),
+          base: d.pick([10, 500]),
+          cap: d.pick([1000, 8000]),
+          maxRetryAfter: d.pick([1000, 5000])
+        }
+      : undefined,
+    cooldown: d.chance(0.85)
+      ? { rest: d.pick([500, 5000]), maxRest: d.pick([5000, 60_000]), isolation: d.pick([2000, 60_000]) }
+      : undefined,
+    breaker: d.chance(0.9) ? drawBreaker(d) : undefined,
+    timeouts: {
+      attempt,
+      firstToken: d.pick([attempt, 500, 5000]),
+      idle: d.pick([300, 5000]),
+      ending: d.chance(0.2) ? "hard" : "cooperative"
+    }
+  }
+}
+
+const drawBreaker = (d: Dice): Breaker => {
+  const rate = () => ({
+    failureRate: d.pick([0.2, 0.5, 1]),
+    slowAfter: d.chance(0.4) ? d.pick([200, 2000]) : undefined,
+    slowRate: d.pick([0.5, 1])
+  })
+  const size = d.pick([2, 5, 20])
+  return {
+    trip: d.chance(0.5)
+      ? { _tag: "Consecutive", failures: d.int(1, 6) }
+      : d.chance(0.5)
+        ? { _tag: "Count", size, minimumCalls: d.int(1, size), ...rate() }
+        : { _tag: "Time", millis: d.pick([1000, 10_000, 60_000]), minimumCalls: d.int(1, 10), ...rate() },
+    openFor: d.pick([300, 2000, 10_000, 60_000]),
+    maxOpenFor: d.pick([60_000, 120_000]),
+    probes: d.pick([1, 1, 1, 2, 3]),
+    probeLease: d.pick([400, 5000, 60_000]),
+    probeFailureRate: d.pick([0, 0, 0.5])
+  }
+}
+
+/** The requests of a plan, in no special order. */
+export const asked = (plan: Plan): ReadonlyArray<Asked> =>
+  plan.requests.map((index) => {
+    const d = dice(plan.seed, 300, index)
+    const { traffic } = plan
+    // A burst puts a request to the moment of another one.
+    const slot = d.chance(traffic.bursts) ? Math.floor(index / 8) * 8 : index + d.next()
+    const stream = d.chance(traffic.streams)
+    const deadline = d.chance(traffic.deadlines) ? d.pick([300, 2000, 8000, 30_000]) : undefined
+    const kind = d.next()
+    return {
+      index,
+      at: onGrid(plan, slot * traffic.every),
+      stream,
+      deadline,
+      leavesAfter: d.chance(traffic.leaves) ? onGrid(plan, d.pick([0, 100, 1000, 5000]) * d.next()) : undefined,
+      readerPause: stream && d.chance(traffic.slowReaders) ? d.pick([50, 700]) : 0,
+      stopsAfter: stream && d.chance(traffic.stopsEarly) ? d.int(1, 8) : undefined,
+      question: d.int(0, traffic.questions - 1),
+      scope: d.int(0, traffic.scopes - 1),
+      toolset: d.int(0, traffic.toolsets - 1),
+      kind:
+        kind < traffic.invalid
+          ? "invalid"
+          : kind < traffic.invalid + traffic.tooLong
+            ? "tooLong"
+            : kind < traffic.invalid + traffic.tooLong + traffic.refused
+              ? "refused"
+              : "ordinary",
+      mayCache: !d.chance(traffic.neverCached)
+    }
+  })
+
+/** Rounds a time up to the grid of a plan. */
+export const onGrid = (plan: Plan, millis: number): number => Math.ceil(millis / plan.grid) * plan.grid
+
+/** Plans that do a little less than this one, the largest cuts first. Whoever shrinks takes the first that still fails. */
+export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
+  const { requests, steps, traffic } = plan
+  const half = Math.ceil(requests.length / 2)
+  const chunks = [half, Math.ceil(requests.length / 4), Math.ceil(requests.length / 10), 1].filter(
+    (size, index, all) => size < requests.length && all.indexOf(size) === index
+  )
+  const fewer = chunks.flatMap((size) =>
+    Array.from({ length: Math.min(12, Math.ceil(requests.length / size)) }, (_, index) => ({
+      ...plan,
+      requests: requests.toSpliced(index * size, size)
+    }))
+  )
+  const withStep = (index: number, change: Partial<Step>): Plan => {
+    const [first, ...others] = steps.map((step, at) => (at === index ? { ...step, ...change } : step))
+    return first === undefined ? plan : { ...plan, steps: [first, ...others] }
+  }
+  const [lastStep] = steps.length > 1 ? [steps.length - 1] : []
+  const plainer: ReadonlyArray<Plan> = [
+    { ...plan, preemption: 0 },
+    { ...plan, order: "fifo" },
+    { ...plan, cache: undefined },
+    { ...plan, operator: [] },
+    { ...plan, wallSteps: [] },
+    ...(lastStep === undefined ? [] : [{ ...plan, steps: [steps[0], ...steps.slice(1, lastStep)] } as const]),
+    ...(Object.keys(traffic) as ReadonlyArray<keyof Traffic>)
+      .filter((name) => !["every", "questions", "scopes", "toolsets"].includes(name))
+      .map((name) => ({ ...plan, traffic: { ...traffic, [name]: 0 } })),
+    { ...plan, chain: { ...plan.chain, deadline: undefined } }
+  ]
+  const calmer = steps.flatMap((step, index) => [
+    withStep(index, { faults: {}, outages: [] }),
+    withStep(index, { outages: [] }),
+    ...faults
+      .filter((fault) => fault in step.faults)
+      .map((fault) => withStep(index, { faults: { ...step.faults, [fault]: 0 } })),
+    withStep(index, { retry: undefined }),
+    withStep(index, { cooldown: undefined }),
+    withStep(index, { breaker: undefined }),
+    withStep(index, { cleanup: 0 }),
+    withStep(index, { spread: 0 }),
+    withStep(index, { tokenEvery: 0 })
+  ])
+  const now = JSON.stringify(plan)
+  return [...fewer, ...plainer, ...calmer].filter((candidate) => JSON.stringify(candidate) !== now)
+}

@@ -1,0 +1,176 @@
+import type { Breaker } from "./plan.ts"
+
+/**
+ * The circuit breaker again, written for being read: it keeps every result that its window can still see and looks at them all. What it
+ * says is compared with what the real one does.
+ */
+export interface BreakerReference {
+  /** Why the breaker must refuse a call now, or `undefined` when it must admit it. */
+  readonly refusal: (now: number, lastResort: boolean) => "CircuitOpen" | "ProbeRunning" | "Isolated" | undefined
+  readonly admitted: (now: number, lastResort: boolean) => Ticket
+  readonly committed: (ticket: Ticket, now: number) => Ticket
+  readonly ended: (
+    ticket: Ticket,
+    verdict: "success" | "failure" | "ignored",
+    retryAfter: number,
+    now: number,
+    duration: number
+  ) => void
+  readonly isolate: (now: number, duration: number) => void
+  readonly reset: (now: number) => void
+  readonly halfOpen: (now: number) => void
+  readonly state: (now: number) => "Closed" | "Open" | "HalfOpen" | "Isolated"
+  /** When it last changed: what others saw at the same moment may be from before. */
+  readonly changedAt: () => number
+}
+
+export interface Ticket {
+  readonly epoch: number
+  readonly startedAt: number
+  readonly probe: boolean
+}
+
+interface Seen {
+  readonly at: number
+  readonly failed: boolean
+  readonly slow: boolean
+}
+
+export const breakerReference = (rules: Breaker): BreakerReference => {
+  const { trip } = rules
+  let state: "Closed" | "Open" | "HalfOpen" | "Isolated" = "Closed"
+  let epoch = 0
+  let until = 0
+  let history: Array<Seen> = []
+  let probing = new Map<Ticket, number>()
+  let probed: ReadonlyArray<Seen> = []
+  let changedAt = -Infinity
+
+  const enter = (next: typeof state, now: number): void => {
+    state = next
+    epoch++
+    history = []
+    probed = []
+    probing = new Map()
+    changedAt = now
+  }
+  const close = (now: number): void => enter("Closed", now)
+  const open = (now: number, retryAfter: number): void => {
+    enter("Open", now)
+    until = now + Math.max(rules.openFor, Math.min(retryAfter, rules.maxOpenFor))
+  }
+  // What time alone does.
+  const elapse = (now: number): void => {
+    if (state === "Isolated" && now >= until) close(now)
+    if (state !== "HalfOpen") return
+    const expired = [...probing.values()].find((lease) => lease <= now)
+    if (expired !== undefined) {
+      open(expired, 0)
+      changedAt = now
+    }
+  }
+  const share = (seen: ReadonlyArray<Seen>, what: "failed" | "slow", total: number, rate: number): boolean => {
+    const count = seen.filter((one) => one[what]).length
+    return count > 0 && count / total >= rate
+  }
+  const bucket = (at: number) => (trip._tag === "Time" ? Math.floor(at / (trip.millis / 10)) : 0)
+  const forget = (now: number): void => {
+    const kept = trip._tag === "Consecutive" ? trip.failures : trip._tag === "Count" ? trip.size : Infinity
+    if (history.length > kept) history.shift()
+    if (trip._tag !== "Time" || bucket(history[0]?.at ?? now) > bucket(now) - 10) return
+    history = history.filter(({ at }) => bucket(at) > bucket(now) - 10)
+  }
+  const trips = (): boolean => {
+    if (trip._tag === "Consecutive") return history.length >= trip.failures && history.every(({ failed }) => failed)
+    return (
+      history.length >= trip.minimumCalls &&
+      (share(history, "failed", history.length, trip.failureRate) ||
+        share(history, "slow", history.length, trip.slowRate))
+    )
+  }
+  const record = (ticket: Ticket, failed: boolean, retryAfter: number, now: number, duration: number): void => {
+    const slow = trip._tag !== "Consecutive" && trip.slowAfter !== undefined && duration >= trip.slowAfter
+    const seen = { at: now, failed, slow }
+    if (state === "Closed") {
+      history.push(seen)
+      forget(now)
+      if (trips()) open(now, retryAfter)
+      return
+    }
+    probing.delete(ticket)
+    probed = [...probed, seen]
+    const tooSlow = trip._tag !== "Consecutive" && share(probed, "slow", rules.probes, trip.slowRate)
+    if (share(probed, "failed", rules.probes, rules.probeFailureRate) || tooSlow) open(now, retryAfter)
+    else if (probed.length >= rules.probes) close(now)
+  }
+
+  const reference: BreakerReference = {
+    refusal: (now, lastResort) => {
+      elapse(now)
+      if (state === "Closed") return undefined
+      if (state === "Isolated") return "Isolated"
+      if (state === "Open") return now >= until || lastResort ? undefined : "CircuitOpen"
+      return probing.size + probed.length < rules.probes ? undefined : "ProbeRunning"
+    },
+    admitted: (now) => {
+      elapse(now)
+      if (state === "Open") enter("HalfOpen", now)
+      const ticket = { epoch, startedAt: now, probe: state === "HalfOpen" }
+      if (ticket.probe) probing.set(ticket, now + rules.probeLease)
+      return ticket
+    },
+    committed: (ticket, now) => {
+      if (!ticket.probe) return ticket
+      elapse(now)
+      if (ticket.epoch === epoch && probing.has(ticket)) record(ticket, false, 0, now, now - ticket.startedAt)
+      return state === "Closed" ? { epoch, startedAt: ticket.startedAt, probe: false } : ticket
+    },
+    ended: (ticket, verdict, retryAfter, now, duration) => {
+      elapse(now)
+      if (ticket.epoch !== epoch || (ticket.probe && !probing.has(ticket))) return
+      if (verdict !== "ignored") record(ticket, verdict === "failure", retryAfter, now, duration)
+      else if (probing.delete(ticket)) changedAt = now
+    },
+    isolate: (now, duration) => {
+      enter("Isolated", now)
+      until = now + duration
+    },
+    reset: (now) => close(now),
+    halfOpen: (now) => {
+      elapse(now)
+      if (state === "Open") enter("HalfOpen", now)
+    },
+    state: (now) => {
+      elapse(now)
+      return state
+    },
+    changedAt: () => changedAt
+  }
+  return reference
+}
+
+/** The rest of a provider that asked for it. */
+export interface RestReference {
+  readonly rests: (now: number) => boolean
+  readonly asked: (now: number, millis: number) => void
+  readonly wake: (now: number) => void
+  readonly changedAt: () => number
+}
+
+export const restReference = (): RestReference => {
+  let until = -Infinity
+  let changedAt = -Infinity
+  return {
+    // A rest that ends within a millisecond is over, so that who waited for exactly this long is not sent away.
+    rests: (now) => until - now >= 1,
+    asked: (now, millis) => {
+      until = Math.max(until, now + millis)
+      changedAt = now
+    },
+    wake: (now) => {
+      until = -Infinity
+      changedAt = now
+    },
+    changedAt: () => changedAt
+  }
+}

@@ -1,0 +1,239 @@
+// Plants one bug at a time into the policies and lets the simulator look for it.
+//
+//   npm run mutants                         all of them, at most 1000 seeds each
+//   npm run mutants -- --only permit        those whose name contains a word
+//
+// A mutant is a small change of one source file, made while the module is loaded, in a process of its own. The script fails when a
+// mutant survives, and when a change no longer applies, because then it proves nothing any more.
+import { spawnSync } from "node:child_process"
+import { registerHooks } from "node:module"
+import { parseArgs } from "node:util"
+
+interface Change {
+  readonly file: string
+  readonly from: string
+  readonly to: string
+}
+
+interface Mutant extends Change {
+  readonly name: string
+  /** What else has to change, where the same thing is guarded twice. */
+  readonly also?: Change
+}
+
+const core = (file: string) => `/packages/core/src/${file}`
+
+const mutants: ReadonlyArray<Mutant> = [
+  {
+    name: "probe slot leaked when the caller leaves",
+    file: core("CircuitBreaker.ts"),
+    from: `          settle: (admission, outcome, now) => {`,
+    to: `          settle: (admission, outcome, now) => {
+            if (outcome._tag === "Abandoned") return Effect.void`
+  },
+  {
+    name: "no generation fence",
+    file: core("Circuit.ts"),
+    from: `if (event.admission.generation !== state.generation) return [state, dropped]`,
+    to: ``
+  },
+  {
+    name: "shorter of two rests kept",
+    file: core("Cooldown.ts"),
+    from: `if (now + millis <= ref.ref.current.until) return`,
+    to: ``
+  },
+  {
+    name: "retry after the first content",
+    file: core("Retry.ts"),
+    from: `open(self.id, self.stream(request), scope),`,
+    to: `open(self.id, Stream.catch(self.stream(request), () => self.stream(request)), scope),`,
+    also: {
+      file: core("Retry.ts"),
+      from: `import * as Schedule from "effect/Schedule"`,
+      to: `import * as Schedule from "effect/Schedule"
+import * as Stream from "effect/Stream"`
+    }
+  },
+  {
+    name: "deadline not given to the step",
+    file: core("Fallback.ts"),
+    from: `const request = LlmRequest.start(asked, monotonic(clock))`,
+    to: `const request = { ...asked, deadline: undefined }`
+  },
+  {
+    name: "cache key without tools",
+    file: core("CacheKey.ts"),
+    from: `request.tools.map(toolShape),`,
+    to: ``
+  },
+  {
+    name: "cache key without scope",
+    file: core("CacheKey.ts"),
+    from: `                request.scope ?? null,
+                request.subject ?? null,`,
+    to: ``,
+    also: {
+      file: core("CacheKey.ts"),
+      from: `scope: scope(request.scope), subject: subject(request.scope, request.subject)`,
+      to: `scope: scope(undefined), subject: subject(undefined, request.subject)`
+    }
+  },
+  {
+    name: "refusal of an inner chain counted as a failure",
+    file: core("CircuitBreaker.ts"),
+    from: `        return { verdict: "ignored", retryAfter: 0 }
+      const retryAfter`,
+    to: `        return { verdict: outcome._tag === "Failed" ? "failure" : "ignored", retryAfter: 0 }
+      const retryAfter`
+  },
+  {
+    name: "wall clock instead of monotonic time",
+    file: core("internal/monotonic.ts"),
+    from: `Number(clock.monotonicTimeNanosUnsafe()) / 1_000_000`,
+    to: `clock.currentTimeMillisUnsafe()`
+  },
+  {
+    name: "caller who leaves counted as a failure",
+    file: core("CircuitBreaker.ts"),
+    from: `if (outcome._tag === "Abandoned" || outcome.error._tag === "LlmUnavailable")`,
+    to: `if (outcome._tag === "Abandoned") return { verdict: "failure", retryAfter: 0 }
+      if (outcome.error._tag === "LlmUnavailable")`
+  },
+  {
+    name: "lease of a probe never ends",
+    file: core("Circuit.ts"),
+    from: `const expired = state.leases.find((lease) => lease.until <= now)`,
+    to: `const expired = undefined as { readonly until: number } | undefined`
+  },
+  {
+    name: "one probe too many",
+    file: core("Circuit.ts"),
+    from: `return state.leases.length + state.calls < settings.probes`,
+    to: `return state.leases.length + state.calls <= settings.probes`
+  },
+  {
+    name: "success of an old call wakes a resting provider",
+    file: core("Cooldown.ts"),
+    from: `if (outcome._tag === "Succeeded" && request.lastResort)`,
+    to: `if (outcome._tag === "Succeeded")`
+  },
+  {
+    name: "Retry-After not waited out",
+    file: core("Retry.ts"),
+    from: `const delay = asked === undefined ? planned[1] : Duration.max(planned[1], asked)`,
+    to: `const delay = planned[1]`
+  },
+  {
+    name: "an invalid request falls over",
+    file: core("Fallback.ts"),
+    from: `if (decision.fallOver === "no") return Effect.fail(error)`,
+    to: ``
+  },
+  {
+    name: "a cut stream ends as a success",
+    file: core("Provider.ts"),
+    from: `Pull.catchDone(pull, () => cut),`,
+    to: `pull,`
+  },
+  {
+    name: "prefix not suppressed after a restart",
+    file: core("internal/seam.ts"),
+    from: `return [suppressing(seam.expected, seam.at + due.length), text.slice(due.length)]`,
+    to: `return [open, text]`
+  },
+  {
+    name: "loser not stopped by the attempt timeout",
+    file: core("internal/within.ts"),
+    from: `            worker.interruptUnsafe()
+            if (grace <= 0)`,
+    to: `            if (grace <= 0)`
+  },
+  {
+    name: "first token awaited only from the first part on",
+    file: core("Timeouts.ts"),
+    from: `[sentAt + firstToken, "firstToken"],`,
+    to: `[phase === "connect" ? Infinity : sentAt + firstToken, "firstToken"],`
+  },
+  {
+    name: "late stream cleaned up in front of the reader",
+    file: core("internal/watch.ts"),
+    from: `            if (!abandoned) {
+              abandoned = true`,
+    to: `            if (abandoned) {
+              abandoned = true`
+  },
+  {
+    name: "stale answer served for ever",
+    file: core("EmergencyCache.ts"),
+    from: `if (age < -60_000 || age >= staleIfError) return Effect.succeed("expired")`,
+    to: ``,
+    also: {
+      file: core("CacheStore.ts"),
+      from: `if (found === undefined || found.expiresAt > clock.currentTimeMillisUnsafe())`,
+      to: `if (found === undefined || found.expiresAt > 0)`
+    }
+  },
+  {
+    name: "upstream not aborted when the reader leaves",
+    file: core("internal/watch.ts"),
+    from: `return abandoned ? Effect.void : Scope.close(inner, exit)`,
+    to: `return Effect.void`
+  }
+]
+
+const { values } = parseArgs({
+  options: { only: { type: "string" }, mutant: { type: "string" }, seeds: { type: "string" } }
+})
+const seeds = Number(values.seeds ?? 1000)
+
+/** Looks for one mutant: the import comes after the hook, so that the mutant is what is loaded. */
+const hunt = async (mutant: Mutant): Promise<void> => {
+  const changes = [mutant, ...(mutant.also === undefined ? [] : [mutant.also])]
+  let applied = 0
+  registerHooks({
+    load: (url, context, nextLoad) => {
+      const loaded = nextLoad(url, context)
+      if (loaded.source === undefined || loaded.source === null) return loaded
+      let source = Buffer.from(loaded.source as Uint8Array).toString()
+      for (const { file, from, to } of changes.filter(({ file }) => url.endsWith(file))) {
+        if (source.split(from).length !== 2) throw new Error(`"${from}" is not in ${file} exactly once`)
+        applied++
+        source = source.replace(from, () => to)
+      }
+      return { ...loaded, source }
+    }
+  })
+  const { Simulation } = await import("@llm-resilience/testing")
+  const { failed, seeds: tried } = Simulation.explore({ seeds })
+  if (applied !== changes.length) throw new Error(`${mutant.file} was not loaded`)
+  console.log(JSON.stringify({ tried, invariant: failed?.violation?.invariant, detail: failed?.violation?.detail }))
+}
+
+const huntAll = (): void => {
+  const chosen = mutants.filter(({ name }) => name.includes(values.only ?? ""))
+  let survived = 0
+  for (const { name } of chosen) {
+    const child = spawnSync(
+      process.execPath,
+      [...process.execArgv, import.meta.filename, "--mutant", name, "--seeds", String(seeds)],
+      { encoding: "utf8" }
+    )
+    const line = child.status === 0 ? (JSON.parse(child.stdout) as { tried: number; invariant?: string }) : undefined
+    if (line?.invariant === undefined) survived++
+    const verdict =
+      line === undefined
+        ? `could not be run: ${child.stderr.trim().split("\n").slice(0, 6).join("\n")}`
+        : line.invariant === undefined
+          ? `SURVIVED ${line.tried} seeds`
+          : `found after ${String(line.tried).padStart(4)} seeds: ${line.invariant}`
+    console.log(`${name.padEnd(50)} ${verdict}`)
+  }
+  console.log(`\n${chosen.length} mutants, ${survived} survived`)
+  process.exitCode = survived === 0 && chosen.length > 0 ? 0 : 1
+}
+
+const chosen = mutants.find(({ name }) => name === values.mutant)
+if (values.mutant === undefined) huntAll()
+else if (chosen === undefined) throw new Error(`There is no mutant named "${values.mutant}"`)
+else await hunt(chosen)

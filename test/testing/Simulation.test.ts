@@ -1,0 +1,49 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Simulation } from "@llm-resilience/testing"
+
+describe("Simulation", () => {
+  it("finds nothing wrong in the first seeds", () => {
+    const { failed, requests, seeds } = Simulation.explore({ seeds: 60 })
+
+    assert.strictEqual(failed === undefined ? "" : Simulation.format(failed), "")
+    assert.strictEqual(seeds, 60)
+    assert.isAbove(requests, 3000)
+  })
+
+  // Seeds that found something, when it was new.
+  for (const [seed, found] of [
+    [30, "a stream whose deadline passed while its reader was busy cleaned up in front of the reader"],
+    [98, "the same in the chain's own deadline"]
+  ] as const) {
+    it(`seed ${seed}: ${found}`, () => {
+      assert.strictEqual(Simulation.run(seed).violation, undefined)
+    })
+  }
+
+  it("is the same run again for the same seed", () => {
+    for (const seed of [1, 2, 3, 40]) {
+      assert.deepStrictEqual(Simulation.run(seed, { keptEvents: 500 }), Simulation.run(seed, { keptEvents: 500 }))
+    }
+    assert.notStrictEqual(Simulation.run(1).fingerprint, Simulation.run(2).fingerprint)
+  })
+
+  it("is not the same run when one request is missing", () => {
+    const plan = Simulation.plan(3)
+    const without = Simulation.run({ ...plan, requests: plan.requests.slice(1) })
+
+    assert.strictEqual(without.violation, undefined)
+    assert.notStrictEqual(without.fingerprint, Simulation.run(3).fingerprint)
+  })
+
+  it("does everything that it is there to look at", () => {
+    const sums = new Map<string, number>()
+    Simulation.explore({
+      seeds: 150,
+      onRun: ({ counts }) => {
+        for (const [name, count] of Object.entries(counts)) sums.set(name, (sums.get(name) ?? 0) + count)
+      }
+    })
+
+    for (const [name, sum] of sums) assert.isAbove(sum, 100, name)
+  })
+})
