@@ -48,6 +48,7 @@ interface OfProvider {
  *   call from the provider.
  * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
+ * - `ChaosInjected`: a test or a drill made this fault happen on purpose.
  * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
  *   `AttemptFailed` whose error carries it.
  * - `CacheHit`, `CacheMissed`: the emergency cache was asked and had, or had not, an answer. `CacheStored`, `CacheRejected`: an answer was
@@ -155,6 +156,7 @@ export type ResilienceEvent =
       readonly to: "Closed" | "Open" | "HalfOpen" | "Isolated"
       readonly retryAfter?: Duration.Duration | undefined
     } & OfProvider)
+  | ({ readonly _tag: "ChaosInjected"; readonly fault: string } & OfRequest & OfProvider)
   | ({ readonly _tag: "CooledDown"; readonly duration: Duration.Duration } & OfProvider)
   | ({
       readonly _tag: "Isolated"

@@ -34,7 +34,7 @@
 import type { LlmRequest } from "@llm-resilience/core/LlmRequest"
 import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import * as Provider from "@llm-resilience/core/Provider"
-import * as ProviderError from "@llm-resilience/core/ProviderError"
+import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import type * as Response from "effect/ai/Response"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -42,8 +42,8 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
+import { errorOf } from "./internal/errors.ts"
 import { tokens as tokensOf } from "./internal/tokens.ts"
 import { makeWaiting } from "./internal/waiting.ts"
 
@@ -516,32 +516,8 @@ export const fail = (
   if (typeof error !== "string") return { _tag: "Fail", error: () => error }
   const retryAfter = options?.retryAfter === undefined ? undefined : Duration.fromInputUnsafe(options.retryAfter)
   const description = options?.description ?? "Scripted"
-  const shouldRetry = options?.shouldRetry
-  return {
-    _tag: "Fail",
-    error: (provider) => {
-      switch (error) {
-        case "Timeout":
-          return new ProviderError.Timeout({ provider, kind: "attempt", after: Duration.zero })
-        case "RateLimited":
-          return new ProviderError.RateLimited({
-            provider,
-            retryAfter: Option.fromUndefinedOr(retryAfter),
-            description,
-            shouldRetry
-          })
-        default:
-          return new ProviderError.APIError({
-            provider,
-            reason: error,
-            description,
-            retryAfter,
-            shouldRetry,
-            status: options?.status
-          })
-      }
-    }
-  }
+  const more = { description, shouldRetry: options?.shouldRetry, status: options?.status }
+  return { _tag: "Fail", error: (provider) => errorOf(provider, error, retryAfter, more) }
 }
 
 /**

@@ -5,6 +5,12 @@
  */
 export * as Answer from "./Answer.ts"
 /**
+ * Faults on purpose, around any provider, in tests and in production drills.
+ *
+ * @since 0.1.0
+ */
+export * as Chaos from "./Chaos.ts"
+/**
  * The ways in which an upstream fails.
  *
  * @since 0.1.0

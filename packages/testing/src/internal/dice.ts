@@ -48,3 +48,12 @@ const finalize = (bits: number): number => {
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35)
   return hash ^ (hash >>> 16)
 }
+
+/** Draws from the log-normal distribution with this median and this 99th percentile: latencies are spread like that. */
+export const logNormal = (median: number, p99: number): ((d: Dice) => number) => {
+  const sigma = p99 > median && median > 0 ? Math.log(p99 / median) / 2.326 : 0
+  return (d) => median * Math.exp(sigma * normal(d))
+}
+
+// The transformation of Box and Muller.
+const normal = (d: Dice): number => Math.sqrt(-2 * Math.log(1 - d.next())) * Math.cos(2 * Math.PI * d.next())
