@@ -3,7 +3,7 @@ import {
   CircuitBreaker,
   LlmRequest,
   LlmResilience,
-  LlmResponse,
+  type LlmResponse,
   Policy,
   ProviderError,
   ResilienceEvent
