@@ -497,6 +497,19 @@ describe("Slow start", () => {
     assert.strictEqual(admitted(circuit, 11_000).length, 1000)
   })
 
+  it("counts a stream that has begun once, when it ends", () => {
+    const circuit = recovered()
+    const [first, second] = admitted(circuit, 1100)
+    assert.isDefined(first)
+    assert.isDefined(second)
+    circuit.record(second, "failure", 1200)
+    circuit.apply({ _tag: "Began", admission: first }, 1300)
+
+    assert.strictEqual(admitted(circuit, 1300).length, 2)
+    circuit.record({ ...first, ramped: false }, "failure", 1400)
+    assert.strictEqual(circuit.tag(), "Open")
+  })
+
   it("halves with a failure, and never goes below one", () => {
     const circuit = recovered({ trip: consecutive(100) })
     for (let call = 0; call < 5; call++) circuit.call("failure", 1100)

@@ -168,6 +168,7 @@ export interface Urgency {
  *
  * - `Admit`: a call asks to pass.
  * - `Record`: an admitted call ended. `ignored` only gives the lease back.
+ * - `Began`: an admitted call of a slow start has shown its first content. It gives its place back, and counts when it ends.
  * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts. `Hold`: a health check failed, so an open circuit stays open for at least
  *   this long and no caller has to find out.
  *
@@ -183,6 +184,7 @@ export type Event =
       readonly duration: number
       readonly retryAfter: number
     }
+  | { readonly _tag: "Began"; readonly admission: Admission }
   | { readonly _tag: "Isolate"; readonly because: string; readonly duration: number }
   | { readonly _tag: "Reset" }
   | { readonly _tag: "HalfOpen" }
@@ -243,6 +245,12 @@ export const step = (settings: Settings, state: State, event: Event, now: number
       return admit(settings, current, event, now)
     case "Record":
       return record(settings, current, event, now)
+    case "Began":
+      return current._tag === "Closed" &&
+        current.ramp !== undefined &&
+        event.admission.generation === current.generation
+        ? [{ ...current, ramp: ramped(current.ramp, "success") }, done]
+        : [current, dropped]
     case "Isolate":
       return [
         { _tag: "Isolated", generation: current.generation + 1, until: now + event.duration, because: event.because },

@@ -224,7 +224,12 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
           // The first content is the verdict of a probe: nobody should wait for the end of a long answer to learn that the provider is
           // back. From there on the call counts as any other.
           commit: (admission, duration, now) => {
-            if (admission.lease === undefined && !admission.ramped) return admission
+            if (admission.lease === undefined) {
+              if (!admission.ramped) return admission
+              // It shows that the provider is well, and still is one call: the window counts it when it ends.
+              apply({ _tag: "Began", admission }, now)
+              return { ...admission, ramped: false }
+            }
             apply({ _tag: "Record", admission, verdict: "success", duration, retryAfter: 0 }, now)
             const again =
               ref.ref.current._tag === "Closed"
