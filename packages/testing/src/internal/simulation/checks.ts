@@ -185,14 +185,14 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
       started: (request) => {
         const now = time.now()
         if (reference === undefined || !strict) return { ticket: undefined, startedAt: now, committedAt: undefined }
-        const refusal = reference.refusal(now, request.lastResort)
+        const refusal = reference.refusal(now, request)
         if (refusal !== undefined) {
           violate(
             refusal === "ProbeRunning" ? "probes within their limit" : "no call while open or isolated",
             `${nameOf(step)} was called although: ${refusal}`
           )
         }
-        return { ticket: reference.admitted(now, request.lastResort), startedAt: now, committedAt: undefined }
+        return { ticket: reference.admitted(now), startedAt: now, committedAt: undefined }
       },
       committed: (call) => {
         const now = time.now()
@@ -219,7 +219,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     const now = time.now()
     const expected = reference.state(now)
     // An admission is seen by the reference when it has passed, just after the breaker took it.
-    const before = event.to === "HalfOpen" && expected === "Open" && reference.refusal(now, true) === undefined
+    const before = event.to === "HalfOpen" && expected === "Open" && reference.refusal(now, urgent) === undefined
     if (expected !== event.to && !before && reference.changedAt() !== now) {
       violate("the breaker does what its rules say", `${event.provider} is ${event.to}, the reference ${expected}`)
     }
@@ -230,10 +230,11 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     const state = steps[stepOf(provider)]
     if (!strict || state === undefined) return
     const now = time.now()
-    const refusal = state.breaker?.refusal(now, false)
+    const refusal = state.breaker?.refusal(now, plain)
     const rests = state.rest?.rests(now) === true
     if (state.breaker?.changedAt() === now || state.rest?.changedAt() === now) return
-    if ((reason._tag === "CircuitOpen" || reason._tag === "ProbeRunning") && refusal !== reason._tag) {
+    const byCircuit = ["CircuitOpen", "ProbeRunning", "Recovering"].includes(reason._tag)
+    if (byCircuit && refusal !== reason._tag) {
       violate("nobody is skipped without reason", `${provider} was skipped (${reason._tag}), the reference: ${refusal}`)
     }
     if (reason._tag === "CoolingDown" && !rests) {
@@ -441,6 +442,9 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     counts
   }
 }
+
+const plain = { lastResort: false, insists: false }
+const urgent = { lastResort: true, insists: false }
 
 const stepOf = (provider: string): number => provider.charCodeAt(0) - 97
 

@@ -124,6 +124,7 @@ export interface Breaker {
   readonly probes: number
   readonly probeLease: number
   readonly probeFailureRate: number
+  readonly slowStart: number
 }
 
 /** One request, as its caller means it. */
@@ -267,7 +268,8 @@ const drawBreaker = (d: Dice): Breaker => {
     maxOpenFor: d.pick([60_000, 120_000]),
     probes: d.pick([1, 1, 1, 2, 3]),
     probeLease: d.pick([400, 5000, 60_000]),
-    probeFailureRate: d.pick([0, 0, 0.5])
+    probeFailureRate: d.pick([0, 0, 0.5]),
+    slowStart: d.pick([0, 1000, 20_000])
   }
 }
 

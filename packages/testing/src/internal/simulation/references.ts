@@ -6,8 +6,11 @@ import type { Breaker } from "./plan.ts"
  */
 export interface BreakerReference {
   /** Why the breaker must refuse a call now, or `undefined` when it must admit it. */
-  readonly refusal: (now: number, lastResort: boolean) => "CircuitOpen" | "ProbeRunning" | "Isolated" | undefined
-  readonly admitted: (now: number, lastResort: boolean) => Ticket
+  readonly refusal: (
+    now: number,
+    urgency: { readonly lastResort: boolean; readonly insists: boolean }
+  ) => "CircuitOpen" | "ProbeRunning" | "Isolated" | "Recovering" | undefined
+  readonly admitted: (now: number) => Ticket
   readonly committed: (ticket: Ticket, now: number) => Ticket
   readonly ended: (
     ticket: Ticket,
@@ -28,6 +31,8 @@ export interface Ticket {
   readonly epoch: number
   readonly startedAt: number
   readonly probe: boolean
+  /** One of the first calls after a recovery. */
+  readonly early: boolean
 }
 
 interface Seen {
@@ -45,6 +50,8 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
   let probing = new Map<Ticket, number>()
   let probed: ReadonlyArray<Seen> = []
   let changedAt = -Infinity
+  // How many calls may be under way after a recovery, and which are.
+  let slowly: { limit: number; readonly until: number; readonly underway: Set<Ticket> } | undefined
 
   const enter = (next: typeof state, now: number): void => {
     state = next
@@ -52,6 +59,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     history = []
     probed = []
     probing = new Map()
+    slowly = undefined
     changedAt = now
   }
   const close = (now: number): void => enter("Closed", now)
@@ -61,6 +69,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
   }
   // What time alone does.
   const elapse = (now: number): void => {
+    if (slowly !== undefined && now >= slowly.until) slowly = undefined
     if (state === "Isolated" && now >= until) close(now)
     if (state !== "HalfOpen") return
     const expired = [...probing.values()].find((lease) => lease <= now)
@@ -101,13 +110,26 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     probed = [...probed, seen]
     const tooSlow = trip._tag !== "Consecutive" && share(probed, "slow", rules.probes, trip.slowRate)
     if (share(probed, "failed", rules.probes, rules.probeFailureRate) || tooSlow) open(now, retryAfter)
-    else if (probed.length >= rules.probes) close(now)
+    else if (probed.length >= rules.probes) {
+      close(now)
+      if (rules.slowStart > 0) slowly = { limit: 2, until: now + rules.slowStart, underway: new Set() }
+    }
+  }
+  const early = (ticket: Ticket, verdict: "success" | "failure" | "ignored", now: number): void => {
+    if (slowly?.underway.delete(ticket) !== true) return
+    if (verdict === "success") slowly.limit++
+    if (verdict === "failure") slowly.limit = Math.max(1, Math.floor(slowly.limit / 2))
+    changedAt = now
   }
 
   const reference: BreakerReference = {
-    refusal: (now, lastResort) => {
+    refusal: (now, { insists, lastResort }) => {
       elapse(now)
-      if (state === "Closed") return undefined
+      if (state === "Closed") {
+        return slowly === undefined || slowly.underway.size < slowly.limit || insists || lastResort
+          ? undefined
+          : "Recovering"
+      }
       if (state === "Isolated") return "Isolated"
       if (state === "Open") return now >= until || lastResort ? undefined : "CircuitOpen"
       return probing.size + probed.length < rules.probes ? undefined : "ProbeRunning"
@@ -115,19 +137,24 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     admitted: (now) => {
       elapse(now)
       if (state === "Open") enter("HalfOpen", now)
-      const ticket = { epoch, startedAt: now, probe: state === "HalfOpen" }
+      const ticket = { epoch, startedAt: now, probe: state === "HalfOpen", early: slowly !== undefined }
       if (ticket.probe) probing.set(ticket, now + rules.probeLease)
+      slowly?.underway.add(ticket)
       return ticket
     },
     committed: (ticket, now) => {
-      if (!ticket.probe) return ticket
       elapse(now)
+      if (!ticket.probe) {
+        early(ticket, "success", now)
+        return ticket
+      }
       if (ticket.epoch === epoch && probing.has(ticket)) record(ticket, false, 0, now, now - ticket.startedAt)
-      return state === "Closed" ? { epoch, startedAt: ticket.startedAt, probe: false } : ticket
+      return state === "Closed" ? reference.admitted(now) : ticket
     },
     ended: (ticket, verdict, retryAfter, now, duration) => {
       elapse(now)
       if (ticket.epoch !== epoch || (ticket.probe && !probing.has(ticket))) return
+      early(ticket, verdict, now)
       if (verdict !== "ignored") record(ticket, verdict === "failure", retryAfter, now, duration)
       else if (probing.delete(ticket)) changedAt = now
     },

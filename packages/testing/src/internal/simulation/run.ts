@@ -255,7 +255,10 @@ const policyOf = (step: Step, resting: Policy.Policy, calling: Policy.Policy): P
   const off = {
     retry: "off",
     cooldown: "off",
+    throttle: "off",
     circuitBreaker: "off",
+    budget: "off",
+    vitals: "off",
     timeouts: "off",
     outputGuard: "off"
   } as const
