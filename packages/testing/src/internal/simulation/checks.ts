@@ -2,7 +2,7 @@ import * as Decision from "@llm-resilience/core/Decision"
 import type { LlmRequest } from "@llm-resilience/core/LlmRequest"
 import type { LlmStreamPart, LlmResponse } from "@llm-resilience/core/LlmResponse"
 import type * as Policy from "@llm-resilience/core/Policy"
-import type { Failure } from "@llm-resilience/core/Provider"
+import type { Failure, Provider } from "@llm-resilience/core/Provider"
 import * as ProviderError from "@llm-resilience/core/ProviderError"
 import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
 import * as Cause from "effect/Cause"
@@ -13,6 +13,8 @@ import type { Asked, Plan } from "./plan.ts"
 import {
   breakerReference,
   type BreakerReference,
+  budgetReference,
+  type BudgetReference,
   restReference,
   type RestReference,
   type Ticket
@@ -47,6 +49,8 @@ export interface Live {
   readonly attempts: Array<Attempt | undefined>
   /** A step said that the request would fail everywhere. */
   final: boolean
+  /** How many calls it may cause. */
+  readonly budgeted: number
 }
 
 interface Attempt {
@@ -60,6 +64,7 @@ interface Attempt {
 interface StepState {
   readonly breaker: BreakerReference | undefined
   readonly rest: RestReference | undefined
+  readonly budget: BudgetReference | undefined
 }
 
 export interface Checks {
@@ -76,6 +81,9 @@ export interface Checks {
   /** Between breaker and timeouts. */
   readonly calling: (step: number) => Policy.Policy
   readonly accepted: (request: Marked) => void
+  /** A step as it is built: what it holds has to be given back in the end. */
+  readonly built: (provider: Provider) => void
+  readonly atRest: () => void
   readonly part: (live: Live, part: LlmStreamPart) => void
   readonly ended: (live: Live, exit: Exit.Exit<LlmResponse | void, Failure>) => void
   readonly counts: { answered: number; failed: number; left: number; cached: number; calls: number; opened: number }
@@ -102,12 +110,15 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
 
   const steps = plan.steps.map((step) => ({
     breaker: step.breaker === undefined ? undefined : breakerReference(step.breaker),
-    rest: step.cooldown === undefined ? undefined : restReference()
+    rest: step.cooldown === undefined ? undefined : restReference(),
+    budget: step.budget === undefined ? undefined : budgetReference(step.budget)
   }))
+  const built: Array<Provider> = []
 
   const resting = (step: number): Policy.Policy => {
-    const { cooldown, retry } = plan.steps[step] ?? {}
+    const { cooldown, hedge, retry } = plan.steps[step] ?? {}
     const reference = steps[step]?.rest
+    const budget = steps[step]?.budget
     return tap<{ readonly request: Marked; readonly of: Live | undefined; readonly attempt: Attempt }>({
       started: (request: Marked) => {
         const of = request.simulated === undefined ? undefined : live.get(request.simulated)
@@ -127,7 +138,9 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
         const before = of?.attempts[step]
         if (before !== undefined && before.ask === attempt.ask) {
           attempt.retries = before.retries + 1
-          checkRetry(name, request, before, attempt, now)
+          if (budget?.extra(now) === false) violate("retries and hedges within the budget", `${name} at ${now}`)
+          // Two calls at once are no retry of each other.
+          if (hedge === undefined) checkRetry(name, request, before, attempt, now)
         }
         if (of !== undefined) of.attempts[step] = attempt
         return { request, of, attempt }
@@ -184,6 +197,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     return tap<{ ticket: Ticket | undefined; readonly startedAt: number; committedAt: number | undefined }>({
       started: (request) => {
         const now = time.now()
+        steps[step]?.budget?.call(now)
         if (reference === undefined || !strict) return { ticket: undefined, startedAt: now, committedAt: undefined }
         const refusal = reference.refusal(now, request)
         if (refusal !== undefined) {
@@ -245,6 +259,19 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     }
   }
 
+  // After a good check the next caller may try; after a bad one nobody needs to until the check after that.
+  const checkHealth = (event: Extract<ResilienceEvent, { readonly _tag: "HealthChecked" }>): void => {
+    const reference = steps[stepOf(event.provider)]?.breaker
+    const { health } = plan
+    if (reference === undefined || health === undefined) return
+    const now = time.now()
+    const { error } = event
+    const decision = error === undefined ? undefined : Decision.of(Decision.defaults, error)
+    const bad = decision !== undefined && (decision.breaker === "failure" || decision.rest === "isolate")
+    if (bad) reference.hold(now, 1.2 * health.interval + health.timeout)
+    else if (decision === undefined || decision.rest !== "coolDown") reference.halfOpen(now)
+  }
+
   const onEvent = (event: ResilienceEvent): void => {
     const id = "request" in event ? event.request : 0
     trace.add(time.now(), event._tag, id, event)
@@ -264,6 +291,18 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
         return checkSkip(event)
       case "CircuitChanged":
         return checkChange(event)
+      case "HealthChecked":
+        return checkHealth(event)
+      case "Hedged": {
+        const step = stepOf(event.provider)
+        if (of !== undefined && event.to !== event.provider && steps[step]?.budget?.extra(time.now()) === false) {
+          violate("retries and hedges within the budget", `${event.provider} at ${time.now()}`)
+        }
+        return
+      }
+      case "Throttled":
+        if (of?.request.priority === "critical") violate("critical requests are not throttled", event.provider)
+        return
       default:
     }
   }
@@ -275,6 +314,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     const of = live.get(call.request)
     if (of === undefined) return
     of.calls.push(call)
+    if (of.calls.length > of.budgeted) violate("calls within the attempts of the request", `${of.calls.length} calls`)
     const { deadline } = of.request
     const most = deadline === undefined ? plan.chain.deadline : Duration.toMillis(deadline)
     if (most !== undefined && call.expiresAt > of.startedAt + most + epsilon) {
@@ -439,6 +479,13 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     accepted,
     part,
     ended,
+    built: (provider) => void built.push(provider),
+    atRest: () => {
+      for (const provider of built) {
+        const busy = provider.vitals?.at(time.now()).inFlight ?? 0
+        if (busy !== 0) violate("everything is given back", `${provider.id} has ${busy} calls in flight`)
+      }
+    },
     counts
   }
 }

@@ -20,7 +20,13 @@ export interface Plan {
     readonly share: number
     readonly lastResortEvery: number
     readonly recovery: "continue" | "restart" | "fail"
+    /** The most calls that one request may cause. */
+    readonly attempts: number
+    /** Milliseconds after which the next step is asked as well. */
+    readonly hedge: number | undefined
+    readonly routing: "ordered" | "weighted" | "least-latency" | "least-busy"
   }
+  readonly health: { readonly interval: number; readonly timeout: number } | undefined
   readonly cache:
     | {
         readonly mode: "if-unavailable" | "read-through" | "stale-if-slow"
@@ -77,6 +83,8 @@ export const faults = [
 export type FaultKind = (typeof faults)[number]
 
 export interface Step {
+  readonly priority: number
+  readonly weight: number
   readonly latency: number
   readonly spread: number
   /** Between two words of a stream. */
@@ -91,7 +99,11 @@ export interface Step {
     | { readonly retries: number; readonly base: number; readonly cap: number; readonly maxRetryAfter: number }
     | undefined
   readonly cooldown: { readonly rest: number; readonly maxRest: number; readonly isolation: number } | undefined
+  readonly throttle: { readonly minimumCalls: number } | undefined
   readonly breaker: Breaker | undefined
+  readonly budget: { readonly ratio: number; readonly floor: number; readonly halfLife: number } | undefined
+  /** Milliseconds after which the same model is asked again. */
+  readonly hedge: number | undefined
   readonly timeouts: {
     readonly attempt: number
     readonly firstToken: number
@@ -141,6 +153,7 @@ export interface Asked {
   readonly toolset: number
   readonly kind: "ordinary" | "invalid" | "tooLong" | "refused"
   readonly mayCache: boolean
+  readonly priority: "critical" | "normal" | "batch"
 }
 
 /** Draws the plan of a seed. */
@@ -151,8 +164,11 @@ export const draw = (seed: number): Plan => {
   const every = d.pick([20, 100, 400, 1500])
   const millis = Math.max(20_000, requests * every)
   const calm = d.chance(0.15)
-  const steps = Array.from({ length: count }, (_, index) => drawStep(dice(seed, 200 + index), millis, calm))
-  const [first = drawStep(d, millis, calm), ...others] = steps
+  const equals = d.chance(0.25)
+  const steps = Array.from({ length: count }, (_, index) =>
+    drawStep(dice(seed, 200 + index), equals ? 0 : index, millis, calm)
+  )
+  const [first = drawStep(d, 0, millis, calm), ...others] = steps
   const sometimes = (share: number, most: number) => (d.chance(share) ? d.between(0, most) : 0)
   return {
     seed,
@@ -182,8 +198,12 @@ export const draw = (seed: number): Plan => {
       deadline: d.chance(0.5) ? d.pick([5000, 20_000]) : undefined,
       share: d.pick([0.5, 2 / 3, 1]),
       lastResortEvery: d.pick([200, 1000, 5000]),
-      recovery: d.pick(["continue", "restart", "fail"])
+      recovery: d.pick(["continue", "restart", "fail"]),
+      attempts: d.pick([2, 5, 12]),
+      hedge: d.chance(0.2) ? d.pick([100, 1000]) : undefined,
+      routing: d.pick(["ordered", "weighted", "least-latency", "least-busy"])
     },
+    health: d.chance(0.25) ? { interval: d.pick([1000, 10_000]), timeout: d.pick([500, 5000]) } : undefined,
     cache: d.chance(0.2)
       ? {
           mode: d.pick(["if-unavailable", "if-unavailable", "read-through", "stale-if-slow"]),
@@ -210,7 +230,7 @@ export const draw = (seed: number): Plan => {
   }
 }
 
-const drawStep = (d: Dice, millis: number, calm: boolean): Step => {
+const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Step => {
   const latency = d.pick([20, 150, 600, 2500])
   const rates: { [K in FaultKind]?: number } = {}
   if (!calm) for (const fault of faults) if (d.chance(0.25)) rates[fault] = d.pick([0.01, 0.05, 0.2])
@@ -222,6 +242,8 @@ const drawStep = (d: Dice, millis: number, calm: boolean): Step => {
       })
   const attempt = d.pick([800, 3000, 10_000, 30_000])
   return {
+    priority,
+    weight: d.int(1, 3),
     latency,
     spread: d.pick([0, 0.3, 1]),
     tokenEvery: d.pick([0, 20, 100]),
@@ -241,7 +263,12 @@ const drawStep = (d: Dice, millis: number, calm: boolean): Step => {
     cooldown: d.chance(0.85)
       ? { rest: d.pick([500, 5000]), maxRest: d.pick([5000, 60_000]), isolation: d.pick([2000, 60_000]) }
       : undefined,
+    throttle: d.chance(0.5) ? { minimumCalls: d.pick([2, 20]) } : undefined,
     breaker: d.chance(0.9) ? drawBreaker(d) : undefined,
+    budget: d.chance(0.6)
+      ? { ratio: d.pick([0, 0.1, 0.2]), floor: d.pick([0, 2, 10]), halfLife: d.pick([10_000, 60_000]) }
+      : undefined,
+    hedge: d.chance(0.1) ? d.pick([60, 500]) : undefined,
     timeouts: {
       attempt,
       firstToken: d.pick([attempt, 500, 5000]),
@@ -302,7 +329,8 @@ export const asked = (plan: Plan): ReadonlyArray<Asked> =>
             : kind < traffic.invalid + traffic.tooLong + traffic.refused
               ? "refused"
               : "ordinary",
-      mayCache: !d.chance(traffic.neverCached)
+      mayCache: !d.chance(traffic.neverCached),
+      priority: d.pick(["critical", "normal", "normal", "batch"])
     }
   })
 
@@ -337,7 +365,9 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
     ...(Object.keys(traffic) as ReadonlyArray<keyof Traffic>)
       .filter((name) => !["every", "questions", "scopes", "toolsets"].includes(name))
       .map((name) => ({ ...plan, traffic: { ...traffic, [name]: 0 } })),
-    { ...plan, chain: { ...plan.chain, deadline: undefined } }
+    { ...plan, chain: { ...plan.chain, deadline: undefined } },
+    { ...plan, chain: { ...plan.chain, hedge: undefined } },
+    { ...plan, health: undefined }
   ]
   const calmer = steps.flatMap((step, index) => [
     withStep(index, { faults: {}, outages: [] }),
@@ -348,6 +378,9 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
     withStep(index, { retry: undefined }),
     withStep(index, { cooldown: undefined }),
     withStep(index, { breaker: undefined }),
+    withStep(index, { throttle: undefined }),
+    withStep(index, { budget: undefined }),
+    withStep(index, { hedge: undefined }),
     withStep(index, { cleanup: 0 }),
     withStep(index, { spread: 0 }),
     withStep(index, { tokenEvery: 0 })

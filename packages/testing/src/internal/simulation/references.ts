@@ -22,6 +22,8 @@ export interface BreakerReference {
   readonly isolate: (now: number, duration: number) => void
   readonly reset: (now: number) => void
   readonly halfOpen: (now: number) => void
+  /** An open circuit stays open for at least this long. */
+  readonly hold: (now: number, millis: number) => void
   readonly state: (now: number) => "Closed" | "Open" | "HalfOpen" | "Isolated"
   /** When it last changed: what others saw at the same moment may be from before. */
   readonly changedAt: () => number
@@ -167,6 +169,10 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
       elapse(now)
       if (state === "Open") enter("HalfOpen", now)
     },
+    hold: (now, millis) => {
+      elapse(now)
+      if (state === "Open") until = Math.max(until, now + millis)
+    },
     state: (now) => {
       elapse(now)
       return state
@@ -199,5 +205,41 @@ export const restReference = (): RestReference => {
       changedAt = now
     },
     changedAt: () => changedAt
+  }
+}
+
+/** The budget of a provider, from outside: what reached it, and how much of it was beyond one call for each request. */
+export interface BudgetReference {
+  readonly call: (now: number) => void
+  /** Counts a retry or a hedge, and says whether it can have been granted. */
+  readonly extra: (now: number) => boolean
+}
+
+export const budgetReference = (rules: {
+  readonly ratio: number
+  readonly floor: number
+  readonly halfLife: number
+}): BudgetReference => {
+  let at = 0
+  let calls = 0
+  let extras = 0
+  const fade = (now: number): void => {
+    const kept = 2 ** ((at - now) / rules.halfLife)
+    calls *= kept
+    extras *= kept
+    at = now
+  }
+  return {
+    call: (now) => {
+      fade(now)
+      calls++
+    },
+    extra: (now) => {
+      fade(now)
+      extras++
+      // A retry is seen when its wait is over, and was granted before it: in between half-lives may have passed.
+      const longest = 2 ** (9000 / rules.halfLife)
+      return extras <= longest * (rules.floor + rules.ratio * (calls + 1)) + 1
+    }
   }
 }

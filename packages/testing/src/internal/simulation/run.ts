@@ -66,7 +66,8 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
         calls: [],
         asks: [],
         attempts: [],
-        final: false
+        final: false,
+        budgeted: plan.chain.attempts
       }
       checks.live.set(asked.index, of)
       const fiber = time.fork(asked.stream ? read(service, of, request) : service.generate(request))
@@ -135,18 +136,24 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
           const request = { ...calm, index, stream: index++ % 2 === 0 }
           ask(service, request, () => resume(Effect.succeed(checks.live.get(request.index))))
         })
-        for (const [step, { breaker }] of plan.steps.entries()) {
+        const order = plan.steps.map((step, index) => ({ ...step, index })).toSorted((a, b) => a.priority - b.priority)
+        for (const { breaker, index: step, priority } of order) {
           const name = World.nameOf(step)
           const circuit = service.circuits.get(name)
+          // Steps of equal priority take turns.
+          const rivals = order.filter((other) => other.priority === priority && other.index !== step)
           // A window may still hold enough of the bad days to open the circuit once more.
-          let tries = 3 * (breaker?.probes ?? 1) + (breaker?.trip._tag === "Count" ? 2 * breaker.trip.size : 10)
+          const window = breaker?.trip._tag === "Count" ? 2 * breaker.trip.size : 10
+          let tries = (3 * (breaker?.probes ?? 1) + window) * (rivals.length + 1) * 2
           let well = 0
           while (well < 2) {
             const served = (yield* one)?.served
             if (checks.violation() !== undefined) return
             const state = circuit === undefined ? undefined : yield* circuit.state
             const closed = state === undefined || state._tag === "Closed"
-            well = closed && served?.provider === name && served.attempts.length <= step ? well + 1 : 0
+            const rival = rivals.some((other) => World.nameOf(other.index) === served?.provider)
+            if (closed && served?.provider === name) well++
+            else if (!rival) well = 0
             if (tries-- === 0) {
               const doing = `${name} is ${state?._tag ?? "unguarded"}, ${served?.provider ?? "nobody"} serves`
               return checks.violate("after healing all is well", doing)
@@ -156,6 +163,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
           if (circuit === undefined) return
           operate(service, checks, time, step, "isolate", Infinity)
         }
+        checks.atRest()
       })
 
     const program = Effect.scoped(
@@ -196,7 +204,8 @@ const calm: Asked = {
   scope: 0,
   toolset: 0,
   kind: "ordinary",
-  mayCache: false
+  mayCache: false,
+  priority: "normal"
 }
 
 const toolsets: ReadonlyArray<ReadonlyArray<Tool.Any>> = [[], [Tool.make("search", {})]]
@@ -207,6 +216,7 @@ const requestOf = (asked: Asked): World.Marked => ({
     scope: `s${asked.scope}`,
     tools: toolsets[asked.toolset] ?? [],
     mayCache: asked.mayCache,
+    priority: asked.priority,
     ...(asked.deadline === undefined ? {} : { deadline: Duration.millis(asked.deadline) })
   }),
   simulated: asked.index
@@ -221,7 +231,9 @@ const stack = (
   const steps = plan.steps.map((step, index) => ({
     // There are as many providers as steps.
     provider: providers[index] as Provider,
-    policy: policyOf(step, checks.resting(index), checks.calling(index))
+    policy: policyOf(step, checks.resting(index), checks.calling(index), checks.built),
+    priority: step.priority,
+    weight: step.weight
   }))
   if (!Arr.isArrayNonEmpty(steps)) throw new RangeError("Simulation: a plan has at least one step")
   const note = Policy.make((self) => ({
@@ -235,8 +247,19 @@ const stack = (
       return self.stream(request)
     }
   }))
-  const { cache, chain } = plan
-  const options = { steps, deadline: chain.deadline, fallback: chain, hub }
+  const { cache, chain, health } = plan
+  const options = {
+    steps,
+    deadline: chain.deadline,
+    attempts: chain.attempts,
+    fallback: {
+      ...chain,
+      hedge: chain.hedge === undefined ? undefined : { after: chain.hedge },
+      routing: { strategy: chain.routing }
+    },
+    health: health === undefined ? undefined : { ...health, checks: "on" as const },
+    hub
+  }
   if (cache === undefined) return LlmResilience.make({ ...options, around: note })
   const caching = EmergencyCache.policy({ mode: cache.mode, slowAfter: cache.slowAfter })
   return Effect.provide(
@@ -250,8 +273,13 @@ const stack = (
   )
 }
 
-const policyOf = (step: Step, resting: Policy.Policy, calling: Policy.Policy): Policy.Policy => {
-  const { breaker, cooldown, retry, timeouts } = step
+const policyOf = (
+  step: Step,
+  resting: Policy.Policy,
+  calling: Policy.Policy,
+  built: (provider: Provider) => void
+): Policy.Policy => {
+  const { breaker, budget, cooldown, hedge, retry, throttle, timeouts } = step
   const off = {
     retry: "off",
     cooldown: "off",
@@ -264,18 +292,31 @@ const policyOf = (step: Step, resting: Policy.Policy, calling: Policy.Policy): P
   } as const
   // The standard policy, taken apart where the checks look in.
   return Policy.all([
+    (self) =>
+      Effect.map(
+        Effect.sync(() => built(self)),
+        () => self
+      ),
     LlmResilience.standard({
       ...off,
+      hedge: hedge === undefined ? "off" : { after: hedge },
       retry: retry === undefined ? "off" : { schedule: Retry.exponential(retry), maxRetryAfter: retry.maxRetryAfter },
       cooldown: cooldown === undefined ? "off" : { ...cooldown, maxIsolation: "24 hours" }
     }),
     resting,
     LlmResilience.standard({
       ...off,
+      throttle: throttle ?? "off",
       circuitBreaker: breaker === undefined ? "off" : { ...breaker, trip: tripOf(breaker.trip) }
     }),
     calling,
-    LlmResilience.standard({ ...off, timeouts, outputGuard: undefined })
+    LlmResilience.standard({
+      ...off,
+      budget: budget ?? "off",
+      vitals: undefined,
+      timeouts,
+      outputGuard: undefined
+    })
   ])
 }
 
