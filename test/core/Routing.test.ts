@@ -1,8 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  CircuitBreaker,
   Fallback,
   type HealthChecker,
   LlmRequest,
+  LlmResilience,
   LlmResponse,
   Provider,
   ProviderError,
@@ -10,6 +12,7 @@ import {
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Effect } from "effect"
+import { TestClock } from "effect/testing"
 
 interface Facts {
   readonly id: string
@@ -224,6 +227,34 @@ describe("A chain with equal priorities", () => {
       assert.deepStrictEqual([yield* a.count, yield* b.count, yield* c.count], [20, 10, 0])
       assert.isTrue(answers.every(({ served }) => served.notice === undefined))
     })
+  )
+
+  it.effect("brings an equal back whose circuit may be probed, although the other one is well", () =>
+    Effect.gen(function* () {
+      const one = yield* ScriptedProvider.make({
+        id: "one",
+        script: [ScriptedProvider.fail("Network"), ScriptedProvider.answer("one is back")]
+      })
+      const other = yield* ScriptedProvider.make({ id: "other", script: [ScriptedProvider.answer("from the other")] })
+      const service = yield* LlmResilience.make({
+        policy: LlmResilience.standard({
+          retry: "off",
+          circuitBreaker: { trip: CircuitBreaker.consecutive(1), openFor: "10 seconds" }
+        }),
+        steps: [
+          { provider: one, priority: 0 },
+          { provider: other, priority: 0 }
+        ]
+      })
+      const ask = Effect.map(service.generate(LlmRequest.make({ prompt: "Hi" })), (response) => response.text)
+      yield* ask
+      const open = yield* Effect.all([ask, ask, ask])
+      yield* TestClock.adjust("10 seconds")
+      const back = yield* Effect.all([ask, ask])
+
+      assert.deepStrictEqual(open, ["from the other", "from the other", "from the other"])
+      assert.include(back, "one is back")
+    }).pipe(Effect.scoped)
   )
 
   it.effect("asks an equal before a backup, and only the backup is one", () =>

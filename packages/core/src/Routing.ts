@@ -1,8 +1,8 @@
 /**
  * The order in which steps of equal priority are asked.
  *
- * Priorities come first: a step is asked only when none before it could answer. Among steps of equal priority the healthiest go first, and
- * the rest is a matter of strategy. Everything here is a plain function of what is known at one moment.
+ * Priorities come first: a step is asked only when none before it could answer. Among steps of equal priority the healthiest go first (one
+ * whose circuit may be probed counts as healthy, so that it comes back), and the rest is a matter of strategy. Everything here is a plain function of what is known at one moment.
  *
  * **Strategies**
  *
@@ -19,6 +19,7 @@
  *
  * @since 0.1.0
  */
+import * as Duration from "effect/Duration"
 import type { LlmRequest } from "./LlmRequest.ts"
 import type { Provider } from "./Provider.ts"
 import type { Method } from "./Vitals.ts"
@@ -141,10 +142,24 @@ const candidateOf = ({ provider, weight }: Member, method: Method, now: number):
   return {
     provider,
     weight,
-    health: provider.health?.(now) ?? "healthy",
+    health: isBack(provider, now) ? "healthy" : (provider.health?.(now) ?? "healthy"),
     latency: reading?.latency[method],
     inFlight: reading?.inFlight ?? 0,
     price: price === undefined ? undefined : (3 * price.inputPerMillion + price.outputPerMillion) / 4
+  }
+}
+
+// A step whose circuit may be probed, or that starts slowly, takes its place again: who is asked last is never asked while the others are
+// well, and would stay open for ever. Its breaker sees to it that only a few calls find out.
+const isBack = (provider: Provider, now: number): boolean => {
+  const circuit = provider.circuits.get(provider.id)?.at(now)
+  switch (circuit?._tag) {
+    case "Open":
+      return Duration.toMillis(circuit.retryAfter) === 0
+    case "HalfOpen":
+      return true
+    default:
+      return circuit?._tag === "Closed" && circuit.limit !== undefined
   }
 }
 
