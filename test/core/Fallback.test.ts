@@ -459,6 +459,24 @@ describe("Fallback", () => {
       })
     )
 
+    it.effect("asks nobody as a last resort when the calls of the request are used up", () =>
+      Effect.gen(function* () {
+        const a = yield* scripted("a", ScriptedProvider.fail("ServerError"), ScriptedProvider.answer("a is back"))
+        const innerChain = Provider.make({
+          id: "inner chain",
+          model: "m",
+          generate: () => Effect.fail(LlmUnavailable.make([]))
+        })
+        const open = yield* CircuitBreaker.policy({ trip: CircuitBreaker.consecutive(1) })(a)
+        yield* Effect.ignore(open.generate(request))
+        const chain = yield* Fallback.make([open, innerChain])
+        const once = { ...request, allowance: { left: 0 } }
+
+        assert.strictEqual((yield* Effect.flip(chain.generate(once)))._tag, "LlmUnavailable")
+        assert.strictEqual(yield* a.count, 1)
+      })
+    )
+
     it.effect("lets one call find out; all others fail at once with the soonest time to come back", () =>
       Effect.gen(function* () {
         const a = yield* scripted("a", ScriptedProvider.fail("ServerError"), ScriptedProvider.hang)

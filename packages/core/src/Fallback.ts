@@ -377,6 +377,7 @@ export const make: (
         const everyoneRests = attempts.every((attempt) => attempt._tag === "Skipped")
         // In a chain within a chain, somebody outside may still be well.
         if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
+        if (paid === 0 && request.allowance.left <= 0) return unavailable
         const urgent = { ...request, lastResort: true }
         return Effect.flatMap(
           Effect.filter(soonestFirst(attempts), (step) =>
