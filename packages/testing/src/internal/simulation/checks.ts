@@ -114,6 +114,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     budget: step.budget === undefined ? undefined : budgetReference(step.budget)
   }))
   const built: Array<Provider> = []
+  const checked: Array<Call["fault"]> = []
 
   const resting = (step: number): Policy.Policy => {
     const { cooldown, hedge, retry } = plan.steps[step] ?? {}
@@ -263,7 +264,8 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   const checkHealth = (event: Extract<ResilienceEvent, { readonly _tag: "HealthChecked" }>): void => {
     const reference = steps[stepOf(event.provider)]?.breaker
     const { health } = plan
-    if (reference === undefined || health === undefined) return
+    // A check that an inner chain refused says nothing.
+    if (reference === undefined || health === undefined || checked[stepOf(event.provider)] === "Unavailable") return
     const now = time.now()
     const { error } = event
     const decision = error === undefined ? undefined : Decision.of(Decision.defaults, error)
@@ -326,6 +328,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   const callEnded = (call: Call): void => {
     trace.add(time.now(), "call ended", live.get(call.request ?? -1)?.id ?? 0, nameOf(call.step))
     if (plan.cache !== undefined) given.add(call.said)
+    if (call.request === undefined) checked[call.step] = call.fault
   }
 
   const accepted = (request: Marked): void => {

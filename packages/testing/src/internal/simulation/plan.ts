@@ -203,7 +203,7 @@ export const draw = (seed: number): Plan => {
       hedge: d.chance(0.2) ? d.pick([100, 1000]) : undefined,
       routing: d.pick(["ordered", "weighted", "least-latency", "least-busy"])
     },
-    health: d.chance(0.25) ? { interval: d.pick([1000, 10_000]), timeout: d.pick([500, 5000]) } : undefined,
+    health: d.chance(0.25) ? { interval: d.pick([5000, 30_000]), timeout: d.pick([500, 5000]) } : undefined,
     cache: d.chance(0.2)
       ? {
           mode: d.pick(["if-unavailable", "if-unavailable", "read-through", "stale-if-slow"]),

@@ -142,6 +142,8 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
           const circuit = service.circuits.get(name)
           // Steps of equal priority take turns.
           const rivals = order.filter((other) => other.priority === priority && other.index !== step)
+          // Whoever is slower than a rival need not be asked, and so not be probed.
+          const optional = rivals.length > 0 && plan.chain.routing === "least-latency"
           // A window may still hold enough of the bad days to open the circuit once more.
           const window = breaker?.trip._tag === "Count" ? 2 * breaker.trip.size : 10
           let tries = (3 * (breaker?.probes ?? 1) + window) * (rivals.length + 1) * 2
@@ -152,7 +154,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
             const state = circuit === undefined ? undefined : yield* circuit.state
             const closed = state === undefined || state._tag === "Closed"
             const rival = rivals.some((other) => World.nameOf(other.index) === served?.provider)
-            if (closed && served?.provider === name) well++
+            if ((closed && served?.provider === name) || (optional && rival)) well++
             else if (!rival) well = 0
             if (tries-- === 0) {
               const doing = `${name} is ${state?._tag ?? "unguarded"}, ${served?.provider ?? "nobody"} serves`
@@ -160,9 +162,11 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
             }
             yield* Effect.sleep(state?._tag === "Open" ? patience : 1000)
           }
-          if (circuit === undefined) return
+          if (circuit === undefined) break
           operate(service, checks, time, step, "isolate", Infinity)
         }
+        // Losers may still be cleaning up.
+        yield* Effect.sleep(patience)
         checks.atRest()
       })
 
@@ -190,7 +194,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
   })
 
 /** More than the longest rest, opening and request: after it nothing of the faults is left. */
-const patience = 3_600_000
+const patience = 1_200_000
 
 const calm: Asked = {
   index: 0,

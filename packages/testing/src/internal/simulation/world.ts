@@ -208,10 +208,10 @@ export const make = (
 
 /** A latency that no timeout and no rule about slow calls has anything against. */
 const wellWithin = (plan: Plan, step: number): number => {
-  const { breaker, timeouts } = plan.steps[step] ?? {}
+  const { breaker, hedge, timeouts } = plan.steps[step] ?? {}
   const slow = breaker === undefined || breaker.trip._tag === "Consecutive" ? undefined : breaker.trip.slowAfter
   const limits = [slow ?? Infinity, timeouts?.attempt ?? Infinity, timeouts?.firstToken ?? Infinity, 2000]
-  return Math.min(...limits, breaker?.probeLease ?? Infinity) / 4
+  return Math.min(...limits, breaker?.probeLease ?? Infinity, hedge ?? Infinity, plan.chain.hedge ?? Infinity) / 4
 }
 
 type Parts = readonly [LlmResponse.LlmStreamPart, ...Array<LlmResponse.LlmStreamPart>]
