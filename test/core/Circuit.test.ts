@@ -37,14 +37,17 @@ const settings = (overrides?: Partial<Circuit.Settings>): Circuit.Settings => ({
 /** A circuit that is driven by hand. */
 const drive = (rules: Circuit.Settings) => {
   let state = Circuit.initial(rules)
+  let number = 0
   const apply = (event: Circuit.Event, now: number): Circuit.Decision => {
     const [next, decision] = Circuit.step(rules, state, event, now)
     state = next
     return decision
   }
   const admit = (now: number, lastResort = false, insists = false): Circuit.Admission | undefined => {
-    const decision = apply({ _tag: "Admit", lastResort, insists }, now)
-    return decision._tag === "Admitted" ? decision.admission : undefined
+    const decision = apply({ _tag: "Admit", number, lastResort, insists }, now)
+    if (decision._tag !== "Admitted") return undefined
+    number++
+    return decision.admission
   }
   const record = (
     admission: Circuit.Admission | undefined,
@@ -94,6 +97,33 @@ describe("Circuit", () => {
     circuit.call("failure", 0)
 
     assert.strictEqual(circuit.tag(), "Open")
+  })
+
+  it("opens when calls that were sent one after the other fail, although long answers from before arrive between", () => {
+    const circuit = drive(settings())
+    const before = [circuit.admit(0), circuit.admit(0), circuit.admit(0)]
+    const after = [circuit.admit(0), circuit.admit(0), circuit.admit(0)]
+    circuit.record(after[0], "failure", 10)
+    circuit.record(before[0], "success", 11)
+    circuit.record(after[2], "failure", 12)
+    circuit.record(before[1], "success", 13)
+    assert.strictEqual(circuit.tag(), "Closed")
+
+    circuit.record(after[1], "failure", 14)
+
+    assert.strictEqual(circuit.tag(), "Open")
+  })
+
+  it("does not take failures for a row when another call was sent between them", () => {
+    const circuit = drive(settings())
+    for (let call = 0; call < 20; call++) {
+      const sent = [circuit.admit(0), circuit.admit(0), circuit.admit(0)]
+      circuit.record(sent[0], "failure", call)
+      circuit.record(sent[1], "failure", call)
+      circuit.record(sent[2], "success", call)
+    }
+
+    assert.strictEqual(circuit.tag(), "Closed")
   })
 
   it("reports the full time of an opening at once, and half of it half-way", () => {
@@ -358,7 +388,7 @@ const usual: Circuit.Urgency = { lastResort: false, insists: false }
 
 const failureOf = (state: Circuit.State): Circuit.Event => ({
   _tag: "Record",
-  admission: { generation: state.generation, lease: undefined, ramped: false },
+  admission: { number: 0, generation: state.generation, lease: undefined, ramped: false },
   verdict: "failure",
   duration: 0,
   retryAfter: 0
@@ -369,7 +399,7 @@ const failureOf = (state: Circuit.State): Circuit.Event => ({
  */
 class Reference {
   private mode: "Closed" | "Open" | "HalfOpen" = "Closed"
-  private since: Array<{ readonly at: number; readonly failed: boolean }> = []
+  private since: Array<{ readonly at: number; readonly failed: boolean; readonly id: number }> = []
   private until = 0
   private epoch = 0
   private ids = 0
@@ -402,12 +432,11 @@ class Reference {
       this.epoch++
     }
     if (this.mode === "Open") return undefined
-    const id = this.ids++
     if (this.mode === "HalfOpen") {
       if (this.probes.length + this.verdicts.length >= this.rules.probes) return undefined
-      this.probes.push({ id, until: now + this.rules.probeLease })
+      this.probes.push({ id: this.ids, until: now + this.rules.probeLease })
     }
-    return { epoch: this.epoch, id }
+    return { epoch: this.epoch, id: this.ids++ }
   }
 
   record(ticket: { readonly epoch: number; readonly id: number }, verdict: string, now: number): void {
@@ -428,7 +457,7 @@ class Reference {
         this.verdicts = []
       }
     } else if (this.mode === "Closed" && verdict !== "ignored") {
-      this.since.push({ at: now, failed })
+      this.since.push({ at: now, failed, id: ticket.id })
       if (this.trips(now)) this.open(now)
     }
   }
@@ -437,7 +466,11 @@ class Reference {
     const { trip } = this.rules
     if (trip._tag === "Consecutive") {
       const recent = this.since.slice(-trip.failures)
-      return recent.length === trip.failures && recent.every((call) => call.failed)
+      if (recent.length === trip.failures && recent.every((call) => call.failed)) return true
+      const failed = new Set(this.since.flatMap((call) => (call.failed ? [call.id] : [])))
+      return [...failed].some((id) =>
+        Array.from({ length: trip.failures }, (_, next) => id + next).every((one) => failed.has(one))
+      )
     }
     const { window } = trip
     const seen =

@@ -161,6 +161,19 @@ describe("HealthChecker", () => {
     })
   )
 
+  it.effect("checks every 10 s while the provider is down, so that its recovery is noticed soon", () =>
+    Effect.gen(function* () {
+      const { provider } = yield* watched([down])
+      yield* TestClock.adjust("2 minutes")
+      const before = (yield* checksAt(provider)).length
+
+      yield* TestClock.adjust("10 minutes")
+
+      const gaps = (yield* checksAt(provider)).slice(before).map((time, index, all) => time - (all[index - 1] ?? time))
+      assert.isTrue(gaps.slice(1).every((gap) => gap >= 8000 && gap <= 12_000))
+    })
+  )
+
   it.effect("leaves a check out while real calls succeed", () =>
     Effect.gen(function* () {
       const { call, provider } = yield* watched([up])
@@ -225,7 +238,7 @@ describe("HealthChecker", () => {
       )
       const tags = events.map(({ _tag }) => _tag)
       assert.strictEqual(tags.filter((tag) => tag === "HealthChanged").length, 3)
-      assert.strictEqual(tags.filter((tag) => tag === "HealthChecked").length, 3)
+      assert.isAtLeast(tags.filter((tag) => tag === "HealthChecked").length, 3)
     })
   )
 
@@ -273,7 +286,7 @@ describe("HealthChecker", () => {
       yield* call
       assert.strictEqual(yield* circuit, "Open")
 
-      yield* TestClock.adjust("40 seconds")
+      yield* TestClock.adjust("13 seconds")
       assert.strictEqual(yield* circuit, "HalfOpen")
       assert.isTrue(Exit.isSuccess(yield* call))
 

@@ -27,7 +27,8 @@ import type { SkipReason } from "./Attempt.ts"
  *
  * **Details**
  *
- * `Consecutive` counts failures in a row. `Rate` looks at a window, of the last `size` calls or of the last `millis` in `buckets`
+ * `Consecutive` counts failures in a row: in the order in which calls ended, or in the order in which they were admitted. Under load the two
+ * differ, because long answers from before an outage keep arriving between its failures. `Rate` looks at a window, of the last `size` calls or of the last `millis` in `buckets`
  * parts that are forgotten one by one; once it holds `minimumCalls`, the circuit opens when the share of failures reaches
  * `failureRate`, or the share of calls that took `slowAfter` or longer reaches `slowRate`.
  *
@@ -76,7 +77,7 @@ export interface Settings {
  * @since 0.1.0
  */
 export type Tally =
-  | { readonly _tag: "Streak"; readonly failed: number }
+  | { readonly _tag: "Streak"; readonly failed: number; readonly runs: ReadonlyArray<Run> }
   | {
       readonly _tag: "Ring"
       readonly marks: ReadonlyArray<Mark>
@@ -85,6 +86,12 @@ export type Tally =
       readonly slow: number
     }
   | { readonly _tag: "Buckets"; readonly buckets: ReadonlyArray<Bucket> }
+
+/** Calls admitted one after the other that all failed: the number of the first and of the last. */
+type Run = readonly [first: number, last: number]
+
+/** More gaps than this between the failures of calls admitted one after the other say that they are no run. */
+const maxRuns = 8
 
 interface Mark {
   readonly failed: boolean
@@ -137,13 +144,14 @@ export interface Ramp {
 }
 
 /**
- * Proof that a call was admitted: which generation of the circuit let it through, on which lease if it is a probe, and whether it is one of the
- * calls of a slow start.
+ * Proof that a call was admitted: as which call in order of admission, by which generation of the circuit, on which lease if it is a probe,
+ * and whether it is one of the calls of a slow start.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Admission {
+  readonly number: number
   readonly generation: number
   readonly lease: number | undefined
   readonly ramped: boolean
@@ -166,7 +174,7 @@ export interface Urgency {
  *
  * **Details**
  *
- * - `Admit`: a call asks to pass.
+ * - `Admit`: a call asks to pass; `number` counts those who did.
  * - `Record`: an admitted call ended. `ignored` only gives the lease back.
  * - `Began`: an admitted call of a slow start has shown its first content. It gives its place back, and counts when it ends.
  * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts. `Hold`: a health check failed, so an open circuit stays open for at least
@@ -176,7 +184,7 @@ export interface Urgency {
  * @since 0.1.0
  */
 export type Event =
-  | ({ readonly _tag: "Admit" } & Urgency)
+  | ({ readonly _tag: "Admit"; readonly number: number } & Urgency)
   | {
       readonly _tag: "Record"
       readonly admission: Admission
@@ -227,7 +235,7 @@ const closed = (settings: Settings, generation: number): Extract<State, { readon
 
 const emptyTally = (trip: Trip): Tally =>
   trip._tag === "Consecutive"
-    ? { _tag: "Streak", failed: 0 }
+    ? { _tag: "Streak", failed: 0, runs: [] }
     : trip.window._tag === "Count"
       ? { _tag: "Ring", marks: [], next: 0, failed: 0, slow: 0 }
       : { _tag: "Buckets", buckets: [] }
@@ -242,7 +250,7 @@ export const step = (settings: Settings, state: State, event: Event, now: number
   const current = settle(settings, state, now)
   switch (event._tag) {
     case "Admit":
-      return admit(settings, current, event, now)
+      return admit(settings, current, event, event.number, now)
     case "Record":
       return record(settings, current, event, now)
     case "Began":
@@ -275,7 +283,7 @@ export const step = (settings: Settings, state: State, event: Event, now: number
  */
 export const peek = (settings: Settings, state: State, urgency: Urgency, now: number): SkipReason | undefined => {
   if (state._tag === "Closed" && state.ramp === undefined) return undefined
-  const decision = admit(settings, settle(settings, state, now), urgency, now)[1]
+  const decision = admit(settings, settle(settings, state, now), urgency, 0, now)[1]
   return decision._tag === "Rejected" ? decision.reason : undefined
 }
 
@@ -296,22 +304,28 @@ export const settle = (settings: Settings, state: State, now: number): State => 
   return state
 }
 
-const admit = (settings: Settings, state: State, urgency: Urgency, now: number): readonly [State, Decision] => {
+const admit = (
+  settings: Settings,
+  state: State,
+  urgency: Urgency,
+  number: number,
+  now: number
+): readonly [State, Decision] => {
   switch (state._tag) {
     case "Closed": {
       const { generation, ramp } = state
       if (ramp === undefined)
-        return [state, { _tag: "Admitted", admission: { generation, lease: undefined, ramped: false } }]
+        return [state, { _tag: "Admitted", admission: { number, generation, lease: undefined, ramped: false } }]
       return ramp.inFlight < ramp.limit || urgency.insists || urgency.lastResort
         ? [
             { ...state, ramp: { ...ramp, inFlight: ramp.inFlight + 1 } },
-            { _tag: "Admitted", admission: { generation, lease: undefined, ramped: true } }
+            { _tag: "Admitted", admission: { number, generation, lease: undefined, ramped: true } }
           ]
         : [state, rejected({ _tag: "Recovering" })]
     }
     case "Open":
       return now >= state.until || urgency.lastResort
-        ? admit(settings, halfOpen(state), urgency, now)
+        ? admit(settings, halfOpen(state), urgency, number, now)
         : [state, rejected({ _tag: "CircuitOpen", retryAfter: Duration.millis(state.until - now) })]
     case "HalfOpen":
       return state.leases.length + state.calls < settings.probes
@@ -321,7 +335,10 @@ const admit = (settings: Settings, state: State, urgency: Urgency, now: number):
               leases: [...state.leases, { id: state.nextLease, until: now + settings.probeLease }],
               nextLease: state.nextLease + 1
             },
-            { _tag: "Admitted", admission: { generation: state.generation, lease: state.nextLease, ramped: false } }
+            {
+              _tag: "Admitted",
+              admission: { number, generation: state.generation, lease: state.nextLease, ramped: false }
+            }
           ]
         : [state, rejected({ _tag: "ProbeRunning" })]
     case "Isolated":
@@ -385,7 +402,7 @@ const record = (
   if (state._tag !== "Closed") return [state, done]
   const ramp = state.ramp !== undefined && event.admission.ramped ? ramped(state.ramp, event.verdict) : state.ramp
   if (event.verdict === "ignored") return [ramp === state.ramp ? state : { ...state, ramp }, done]
-  const tally = count(settings.trip, state.tally, failed, slow, now)
+  const tally = count(settings.trip, state.tally, event.admission.number, failed, slow, now)
   return [
     trips(settings.trip, tally)
       ? open(settings, state.generation, 1, now, event.retryAfter)
@@ -415,14 +432,14 @@ const ramped = (ramp: Ramp, verdict: "success" | "failure" | "ignored"): Ramp =>
 
 const reached = (count: number, total: number, rate: number): boolean => count > 0 && count / total >= rate
 
-const count = (trip: Trip, tally: Tally, failed: boolean, slow: boolean, now: number): Tally => {
+const count = (trip: Trip, tally: Tally, number: number, failed: boolean, slow: boolean, now: number): Tally => {
   switch (tally._tag) {
     case "Streak":
       return failed
-        ? { _tag: "Streak", failed: tally.failed + 1 }
+        ? { _tag: "Streak", failed: tally.failed + 1, runs: joined(tally.runs, number) }
         : tally.failed === 0
           ? tally
-          : { _tag: "Streak", failed: 0 }
+          : { ...tally, failed: 0 }
     case "Ring": {
       const size = trip._tag === "Rate" && trip.window._tag === "Count" ? trip.window.size : 1
       const forgotten = tally.marks[tally.next]
@@ -459,10 +476,24 @@ const count = (trip: Trip, tally: Tally, failed: boolean, slow: boolean, now: nu
   }
 }
 
+const joined = (runs: ReadonlyArray<Run>, number: number): ReadonlyArray<Run> => {
+  let [first, last] = [number, number]
+  const apart = runs.filter(([from, to]) => {
+    if (to === number - 1) first = from
+    else if (from === number + 1) last = to
+    else return true
+    return false
+  })
+  return [...apart, [first, last] as const].slice(-maxRuns)
+}
+
+const longest = (tally: Tally): number =>
+  tally._tag === "Streak" ? tally.runs.reduce((most, [first, last]) => Math.max(most, last - first + 1), 0) : 0
+
 const trips = (trip: Trip, tally: Tally): boolean => {
   const seen = totals(tally)
   return trip._tag === "Consecutive"
-    ? seen.failed >= trip.failures
+    ? seen.failed >= trip.failures || longest(tally) >= trip.failures
     : seen.calls >= trip.minimumCalls &&
         (reached(seen.failed, seen.calls, trip.failureRate) || reached(seen.slow, seen.calls, trip.slowRate))
 }
@@ -511,7 +542,8 @@ export type Snapshot =
 export const snapshot = (state: State, now: number): Snapshot => {
   switch (state._tag) {
     case "Closed":
-      return { _tag: "Closed", tally: state.tally }
+      // The calls of another process are numbered anew.
+      return { _tag: "Closed", tally: state.tally._tag === "Streak" ? { ...state.tally, runs: [] } : state.tally }
     case "Open":
       return { _tag: "Open", remaining: Math.max(0, state.until - now), openings: state.openings }
     case "HalfOpen":

@@ -165,6 +165,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
     )
     const transitions = yield* PubSub.sliding<Transition>(128)
     const listeners = new Set<(now: number) => void>()
+    let admitted = 0
 
     const apply = (event: Circuit.Event, now: number): Circuit.Decision => {
       const before = ref.ref.current
@@ -216,10 +217,15 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
         ...Policy.observe<Circuit.Admission>({
           instant: true,
           admit: (request, now) => {
-            const decision = apply({ _tag: "Admit", lastResort: request.lastResort, insists: request.insists }, now)
-            return decision._tag === "Admitted"
-              ? Effect.succeed(decision.admission)
-              : refuse(self, decision._tag === "Rejected" ? decision.reason : { _tag: "ProbeRunning" })
+            const decision = apply(
+              { _tag: "Admit", number: admitted, lastResort: request.lastResort, insists: request.insists },
+              now
+            )
+            if (decision._tag !== "Admitted") {
+              return refuse(self, decision._tag === "Rejected" ? decision.reason : { _tag: "ProbeRunning" })
+            }
+            admitted++
+            return Effect.succeed(decision.admission)
           },
           // The first content is the verdict of a probe: nobody should wait for the end of a long answer to learn that the provider is
           // back. From there on the call counts as any other.
@@ -233,7 +239,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
             apply({ _tag: "Record", admission, verdict: "success", duration, retryAfter: 0 }, now)
             const again =
               ref.ref.current._tag === "Closed"
-                ? apply({ _tag: "Admit", lastResort: false, insists: true }, now)
+                ? apply({ _tag: "Admit", number: admission.number, lastResort: false, insists: true }, now)
                 : undefined
             return again?._tag === "Admitted" ? again.admission : admission
           },
@@ -358,7 +364,7 @@ export const layer = (options: Options & { readonly name: string }): Layer.Layer
   Layer.effect(CircuitBreaker, make(options))
 
 /**
- * Opens after this many failures in a row.
+ * Opens after this many failures in a row, in the order in which calls ended or in the order in which they were sent.
  *
  * @category constructors
  * @since 0.1.0

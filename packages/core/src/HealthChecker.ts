@@ -187,6 +187,7 @@ export const HealthChecker: Context.Service<HealthChecker, HealthChecker> = Cont
  *
  * - `checks`: `on` by default; `off` for a provider whose calls cost too much to spend one on a check.
  * - `interval`: 30 s by default, give or take a fifth, so that many processes do not check at the same moment. `timeout`: 10 s by default.
+ * - `intervalWhenDown`: while the provider is unhealthy, so that its recovery is noticed soon; 10 s by default, or `interval` where that is shorter.
  * - `check`: what is asked; by default the word "ping", with an answer of at most 16 tokens.
  *
  * @category models
@@ -195,6 +196,7 @@ export const HealthChecker: Context.Service<HealthChecker, HealthChecker> = Cont
 export interface CheckOptions {
   readonly checks?: "on" | "off" | undefined
   readonly interval?: Duration.Input | undefined
+  readonly intervalWhenDown?: Duration.Input | undefined
   readonly timeout?: Duration.Input | undefined
   readonly check?: ((provider: Provider) => Effect.Effect<unknown, Failure>) | undefined
 }
@@ -292,20 +294,22 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
           })
       )
 
-      const { check, checks, interval, timeout } = checkingOf({ ...options, ...own })
+      const { check, checks, interval, intervalWhenDown, timeout } = checkingOf({ ...options, ...own })
       const probe = own?.probe ?? self
-      const conclude = (error: Failure | undefined, now: number) => {
-        const verdict = verdictOf(table, error)
+      const conclude = (verdict: Verdict, error: Failure | undefined, now: number) => {
         if (verdict === "none") return Effect.void
         if (verdict === "bad" && error !== undefined && error._tag !== "LlmUnavailable") lastError = error
         if (verdict === "bad" && failedChecks === 0) failingSince = now
         failedChecks = verdict === "bad" ? failedChecks + 1 : 0
         judged(now)
         if (circuit?.at(now)._tag !== "Open") return Effect.void
-        return verdict === "good" ? Effect.ignore(circuit.halfOpen) : circuit.hold(1.2 * interval + timeout)
+        return verdict === "good" ? Effect.ignore(circuit.halfOpen) : circuit.hold(1.2 * intervalWhenDown + timeout)
       }
+      let checkedAt = monotonic(clock)
       const checkOnce = Effect.gen(function* () {
         const start = monotonic(clock)
+        if (start - checkedAt < 0.8 * interval && judged(start) !== "unhealthy") return
+        checkedAt = start
         // What real calls show is better than any check, and a provider that asked for rest must not be asked.
         if ((self.vitals?.at(start).succeededAt ?? -Infinity) > start - interval) return
         const reason = yield* self.availability(LlmRequest.make({ prompt: "" }))
@@ -327,15 +331,17 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
           )
         )
         const now = monotonic(clock)
+        const verdict = verdictOf(table, error)
         if (hub.active()) {
           const facts = error === undefined || error._tag === "LlmUnavailable" ? {} : { error }
-          hub.publish({ _tag: "HealthChecked", provider: self.id, duration: Duration.millis(now - start), ...facts })
+          const duration = Duration.millis(now - start)
+          hub.publish({ _tag: "HealthChecked", provider: self.id, verdict, duration, ...facts })
         }
-        yield* conclude(error, now)
+        yield* conclude(verdict, error, now)
       })
       if (checks === "on") {
         yield* Random.next.pipe(
-          Effect.flatMap((random) => Effect.sleep(Duration.millis(interval * (0.8 + 0.4 * random)))),
+          Effect.flatMap((random) => Effect.sleep(Duration.millis(intervalWhenDown * (0.8 + 0.4 * random)))),
           Effect.andThen(checkOnce),
           Effect.forever,
           Effect.forkScoped
@@ -379,7 +385,9 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
 const rests = ({ _tag }: SkipReason): boolean => _tag === "CoolingDown" || _tag === "Isolated"
 
 // A rate limit says neither that the provider is well nor that it is not.
-const verdictOf = (table: Decision.Table, error: Failure | undefined): "good" | "bad" | "none" => {
+type Verdict = "good" | "bad" | "none"
+
+const verdictOf = (table: Decision.Table, error: Failure | undefined): Verdict => {
   if (error === undefined) return "good"
   if (error._tag === "LlmUnavailable") return "none"
   const { breaker, rest } = Decision.of(table, error)
@@ -414,16 +422,23 @@ const rulesOf = (options: Options | undefined): Rules => {
 const checkingOf = (options: CheckOptions) => {
   const interval = Duration.toMillis(options.interval ?? "30 seconds")
   const timeout = Duration.toMillis(options.timeout ?? "10 seconds")
+  const intervalWhenDown = Duration.toMillis(options.intervalWhenDown ?? Math.min(interval, 10_000))
   for (const [name, millis] of [
     ["interval", interval],
+    ["intervalWhenDown", intervalWhenDown],
     ["timeout", timeout]
   ] as const) {
     if (!(millis > 0 && Number.isFinite(millis))) {
       throw new RangeError(`HealthChecker.watch: ${name} must be finite and longer than zero, got ${millis} ms`)
     }
   }
+  if (intervalWhenDown > interval) {
+    throw new RangeError(
+      `HealthChecker.watch: intervalWhenDown must not be longer than interval, got ${intervalWhenDown} ms`
+    )
+  }
   const check = options.check ?? ((provider: Provider) => provider.generate(ping))
-  return { check, checks: options.checks ?? "on", interval, timeout }
+  return { check, checks: options.checks ?? "on", interval, intervalWhenDown, timeout }
 }
 
 /**

@@ -46,7 +46,8 @@ interface OfProvider {
  *   because `provider` has been silent for `after`.
  * - `BudgetExhausted`: a retry or a hedge was not sent, because the provider has had its share of them. `Throttled`: a limit of our own kept a
  *   call from the provider.
- * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end.
+ * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end;
+ *   one that was turned away says nothing, its verdict is `none`.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
  * - `ChaosInjected`: a test or a drill made this fault happen on purpose.
  * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
@@ -94,6 +95,7 @@ export type ResilienceEvent =
     } & OfProvider)
   | ({
       readonly _tag: "HealthChecked"
+      readonly verdict: "good" | "bad" | "none"
       readonly duration: Duration.Duration
       readonly error?: ProviderError | undefined
     } & OfProvider)

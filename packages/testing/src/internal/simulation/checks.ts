@@ -267,11 +267,8 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     // A check that an inner chain refused says nothing.
     if (reference === undefined || health === undefined || checked[stepOf(event.provider)] === "Unavailable") return
     const now = time.now()
-    const { error } = event
-    const decision = error === undefined ? undefined : Decision.of(Decision.defaults, error)
-    const bad = decision !== undefined && (decision.breaker === "failure" || decision.rest === "isolate")
-    if (bad) reference.hold(now, 1.2 * health.interval + health.timeout)
-    else if (decision === undefined || decision.rest !== "coolDown") reference.halfOpen(now)
+    if (event.verdict === "bad") reference.hold(now, 1.2 * health.interval + health.timeout)
+    if (event.verdict === "good") reference.halfOpen(now)
   }
 
   const onEvent = (event: ResilienceEvent): void => {

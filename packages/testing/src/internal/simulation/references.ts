@@ -30,6 +30,7 @@ export interface BreakerReference {
 }
 
 export interface Ticket {
+  readonly number: number
   readonly epoch: number
   readonly startedAt: number
   readonly probe: boolean
@@ -49,6 +50,9 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
   let epoch = 0
   let until = 0
   let history: Array<Seen> = []
+  let admissions = 0
+  // Calls that were admitted one after the other and all failed, the newest eight such rows.
+  let rows: ReadonlyArray<ReadonlyArray<number>> = []
   let probing = new Map<Ticket, number>()
   let probed: ReadonlyArray<Seen> = []
   let changedAt = -Infinity
@@ -59,6 +63,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     state = next
     epoch++
     history = []
+    rows = []
     probed = []
     probing = new Map()
     slowly = undefined
@@ -92,7 +97,10 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     history = history.filter(({ at }) => bucket(at) > bucket(now) - 10)
   }
   const trips = (): boolean => {
-    if (trip._tag === "Consecutive") return history.length >= trip.failures && history.every(({ failed }) => failed)
+    if (trip._tag === "Consecutive") {
+      const inARow = history.length >= trip.failures && history.every(({ failed }) => failed)
+      return inARow || rows.some((row) => row.length >= trip.failures)
+    }
     return (
       history.length >= trip.minimumCalls &&
       (share(history, "failed", history.length, trip.failureRate) ||
@@ -105,6 +113,11 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     if (state === "Closed") {
       history.push(seen)
       forget(now)
+      if (failed) {
+        const touches = (row: ReadonlyArray<number>) => row.some((one) => Math.abs(one - ticket.number) === 1)
+        const joined = [...rows.filter(touches).flat(), ticket.number]
+        rows = [...rows.filter((row) => !touches(row)), joined].slice(-8)
+      }
       if (trips()) open(now, retryAfter)
       return
     }
@@ -124,6 +137,15 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     changedAt = now
   }
 
+  const admit = (now: number, number: number): Ticket => {
+    elapse(now)
+    if (state === "Open") enter("HalfOpen", now)
+    const ticket = { number, epoch, startedAt: now, probe: state === "HalfOpen", early: slowly !== undefined }
+    if (ticket.probe) probing.set(ticket, now + rules.probeLease)
+    slowly?.underway.add(ticket)
+    return ticket
+  }
+
   const reference: BreakerReference = {
     refusal: (now, { insists, lastResort }) => {
       elapse(now)
@@ -136,14 +158,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
       if (state === "Open") return now >= until || lastResort ? undefined : "CircuitOpen"
       return probing.size + probed.length < rules.probes ? undefined : "ProbeRunning"
     },
-    admitted: (now) => {
-      elapse(now)
-      if (state === "Open") enter("HalfOpen", now)
-      const ticket = { epoch, startedAt: now, probe: state === "HalfOpen", early: slowly !== undefined }
-      if (ticket.probe) probing.set(ticket, now + rules.probeLease)
-      slowly?.underway.add(ticket)
-      return ticket
-    },
+    admitted: (now) => admit(now, admissions++),
     committed: (ticket, now) => {
       elapse(now)
       if (!ticket.probe) {
@@ -151,7 +166,9 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
         return ticket
       }
       if (ticket.epoch === epoch && probing.has(ticket)) record(ticket, false, 0, now, now - ticket.startedAt)
-      return state === "Closed" ? reference.admitted(now) : ticket
+      if (state !== "Closed") return ticket
+      // It is the same call still.
+      return admit(now, ticket.number)
     },
     ended: (ticket, verdict, retryAfter, now, duration) => {
       elapse(now)
