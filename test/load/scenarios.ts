@@ -5,7 +5,7 @@
  */
 import { LlmRequest, LlmResilience, LlmResponse, Provider, ProviderError } from "@llm-resilience/core"
 import { VirtualTime } from "@llm-resilience/testing"
-import { Clock, Duration, Effect, Exit, Option, Random } from "effect"
+import { Duration, Effect, Exit, Option, Random } from "effect"
 
 /** What one upstream does with a call that comes at a second of the run, while it has others to do. */
 export type Behaviour = (second: number, running: number, random: number) => Fate
