@@ -464,6 +464,77 @@ fallback_chain:
           for (const step of leaks) assert.notInclude(yield* failure({ fallback_chain: [step] }), "FAKEKEY")
         })
     )
+
+    const scripted = (script: ScriptedProvider.Script) => {
+      const made: Array<ScriptedProvider.ScriptedProvider> = []
+      return {
+        made,
+        providers: {
+          scripted: ({ id, model }: ResilienceConfig.Step & { readonly id: string }) =>
+            Effect.tap(ScriptedProvider.make({ id, model, script }), (provider) =>
+              Effect.sync(() => made.push(provider))
+            )
+        }
+      }
+    }
+    const counts = (made: ReadonlyArray<ScriptedProvider.ScriptedProvider>) =>
+      Effect.forEach(made, ({ count }) => count)
+
+    it.effect("shares the load, bounds the attempts and checks as the file says", () => {
+      const { made, providers } = scripted([ScriptedProvider.answer("Hello")])
+      return Effect.gen(function* () {
+        for (let call = 0; call < 30; call++) yield* LlmResilience.generate({ prompt: "Hi" })
+        assert.deepStrictEqual(yield* counts(made), [20, 10, 0])
+        yield* TestClock.adjust("37 seconds")
+        assert.deepStrictEqual(yield* counts(made), [21, 10, 1])
+
+        for (const { setScript } of made) yield* setScript([ScriptedProvider.fail("ServerError")])
+        const fiber = yield* Effect.forkChild(Effect.exit(LlmResilience.generate({ prompt: "Hi" })))
+        yield* TestClock.adjust("5 seconds")
+        yield* Fiber.join(fiber)
+        assert.strictEqual(
+          (yield* counts(made)).reduce((sum, count) => sum + count),
+          32 + 2
+        )
+      }).pipe(
+        Effect.provide(
+          LlmResilience.layerConfig({
+            providers,
+            config: `
+fallback_chain:
+  - { provider: scripted, model: a, priority: 0, weight: 2 }
+  - { provider: scripted, model: b, priority: 0, health_check: off }
+  - { provider: scripted, model: c, priority: 1 }
+attempts: 2
+health: { interval: 30s }
+`
+          })
+        )
+      )
+    })
+
+    it.effect("hedges as the file says, and checks nobody unless it says so", () => {
+      const { made, providers } = scripted((_, request) =>
+        ScriptedProvider.delay(request.settings.seed === 1 ? "1 hour" : "1 second", ScriptedProvider.answer("Hello"))
+      )
+      return Effect.gen(function* () {
+        const fiber = yield* Effect.forkChild(LlmResilience.generate({ prompt: "Hi", settings: { seed: 1 } }))
+        yield* TestClock.adjust("2 seconds")
+        assert.deepStrictEqual(yield* counts(made), [1, 1])
+        yield* Fiber.interrupt(fiber)
+        yield* TestClock.adjust("1 hour")
+
+        assert.deepStrictEqual(yield* counts(made), [1, 1])
+      }).pipe(
+        Effect.provide(
+          LlmResilience.layerConfig({
+            providers,
+            config:
+              "{ fallback_chain: [{ provider: scripted, model: a }, { provider: scripted, model: b }], hedge: { after: 1s } }"
+          })
+        )
+      )
+    })
   })
 
   it.effect(

@@ -58,12 +58,19 @@ fallback_chain:
               api_key_env: "KEY",
               max_output_tokens: 100,
               temperature: 0.2,
-              context_window: 8000
+              context_window: 8000,
+              weight: 2.5,
+              health_check: "off"
             }
           ],
           deadline: "1m",
+          attempts: 5,
+          budget: { ratio: 0.1, floor: 3 },
+          hedge: { after: "2s", quantile: 0.9, minimum: "100ms", hedges: 2 },
+          routing: { strategy: "least-latency" },
+          health: { interval: "1m", interval_when_down: "5s", timeout: "3s" },
           retry: { retries: 0, base: "1s", cap: "2 seconds", max_retry_after: "1s" },
-          circuit_breaker: { failures: 3, open_for: "1h", probes: 2 },
+          circuit_breaker: { failures: 3, open_for: "1h", probes: 2, slow_start: "5s" },
           cooldown: { rest: "1s", max_rest: "10s", isolation: "5m" }
         })
       )
@@ -72,6 +79,9 @@ fallback_chain:
       assert.strictEqual(Duration.toMillis(config.fallbackChain[0].idleTimeout ?? 0), 500)
       assert.strictEqual(config.circuitBreaker?.failures, 3)
       assert.deepStrictEqual(config.circuitBreaker?.openFor, Duration.hours(1))
+      assert.deepStrictEqual(config.circuitBreaker?.slowStart, Duration.seconds(5))
+      assert.deepStrictEqual(config.health?.intervalWhenDown, Duration.seconds(5))
+      assert.deepStrictEqual(config.routing, { strategy: "least-latency" })
     })
   )
 

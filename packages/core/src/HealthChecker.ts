@@ -294,7 +294,7 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
           })
       )
 
-      const { check, checks, interval, intervalWhenDown, timeout } = checkingOf({ ...options, ...own })
+      const { check, checks, interval, intervalWhenDown, timeout } = checkingOf(own ?? {}, options ?? {})
       const probe = own?.probe ?? self
       const conclude = (verdict: Verdict, error: Failure | undefined, now: number) => {
         if (verdict === "none") return Effect.void
@@ -419,10 +419,10 @@ const rulesOf = (options: Options | undefined): Rules => {
   return rules
 }
 
-const checkingOf = (options: CheckOptions) => {
-  const interval = Duration.toMillis(options.interval ?? "30 seconds")
-  const timeout = Duration.toMillis(options.timeout ?? "10 seconds")
-  const intervalWhenDown = Duration.toMillis(options.intervalWhenDown ?? Math.min(interval, 10_000))
+const checkingOf = (own: CheckOptions, all: CheckOptions) => {
+  const interval = Duration.toMillis(own.interval ?? all.interval ?? "30 seconds")
+  const timeout = Duration.toMillis(own.timeout ?? all.timeout ?? "10 seconds")
+  const intervalWhenDown = Duration.toMillis(own.intervalWhenDown ?? all.intervalWhenDown ?? Math.min(interval, 10_000))
   for (const [name, millis] of [
     ["interval", interval],
     ["intervalWhenDown", intervalWhenDown],
@@ -437,8 +437,8 @@ const checkingOf = (options: CheckOptions) => {
       `HealthChecker.watch: intervalWhenDown must not be longer than interval, got ${intervalWhenDown} ms`
     )
   }
-  const check = options.check ?? ((provider: Provider) => provider.generate(ping))
-  return { check, checks: options.checks ?? "on", interval, intervalWhenDown, timeout }
+  const check = own.check ?? all.check ?? ((provider: Provider) => provider.generate(ping))
+  return { check, checks: own.checks ?? all.checks ?? "on", interval, intervalWhenDown, timeout }
 }
 
 /**

@@ -703,12 +703,21 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
         return {
           provider: result.success,
           priority: step.priority,
+          weight: step.weight,
+          health: { checks: step.healthCheck },
           policy: standard(joined(configured(config, step), options.standard)),
           degraded: step.degraded
         }
       })
-      const { around, fallback, hub } = options
-      return yield* make<R>({ steps, deadline: config.deadline, around, fallback, hub })
+      const { around, hub } = options
+      const { attempts, deadline, health } = config
+      const { hedge, routing } = config
+      const fallback = {
+        ...(hedge === undefined ? {} : { hedge }),
+        ...(routing === undefined ? {} : { routing }),
+        ...options.fallback
+      }
+      return yield* make<R>({ steps, deadline, attempts, health, around, fallback, hub })
     })
     // What the factories need is gathered in the type of the function.
   ) as ConfiguredLayer<Providers, R>
@@ -770,6 +779,10 @@ const joined = <R>(file: StandardOptions, beside: StandardOptions<R> | undefined
   cooldown: part(file.cooldown, beside?.cooldown),
   circuitBreaker: part(file.circuitBreaker, beside?.circuitBreaker),
   timeouts: part(file.timeouts, beside?.timeouts),
+  throttle: beside?.throttle,
+  budget: part(file.budget, beside?.budget),
+  vitals: beside?.vitals,
+  hedge: beside?.hedge,
   outputGuard: beside?.outputGuard
 })
 
@@ -785,7 +798,9 @@ const configured = (config: ResilienceConfig.ResilienceConfig, step: ResilienceC
         ? undefined
         : CircuitBreaker.consecutive(config.circuitBreaker.failures),
     openFor: config.circuitBreaker?.openFor,
-    probes: config.circuitBreaker?.probes
+    probes: config.circuitBreaker?.probes,
+    ...(config.circuitBreaker?.slowStart === undefined ? {} : { slowStart: config.circuitBreaker.slowStart })
   },
+  budget: config.budget,
   cooldown: config.cooldown
 })

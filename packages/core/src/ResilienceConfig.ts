@@ -95,7 +95,8 @@ const PositiveInt = Schema.Int.check(atLeast(1))
  *
  * `id` defaults to the provider's name, with the model when several steps use the same provider. Steps are asked by rising
  * `priority`; without one, in the order in which they are written. `timeout` bounds a whole answer and the first token of a stream,
- * `idleTimeout` the silence between two tokens. `degraded` marks a smaller model or one with shorter answers. `apiKeyEnv` names the variable that holds the key, never the key.
+ * `idleTimeout` the silence between two tokens. Steps of equal priority share the load by `weight`. `healthCheck` switches the checks of this step
+ * off. `degraded` marks a smaller model or one with shorter answers. `apiKeyEnv` names the variable that holds the key, never the key.
  *
  * @category schemas
  * @since 0.1.0
@@ -117,6 +118,8 @@ export const Step = Schema.Struct({
   maxOutputTokens: Schema.optionalKey(PositiveInt),
   temperature: Schema.optionalKey(Schema.Finite.check(atLeast(0))),
   contextWindow: Schema.optionalKey(PositiveInt),
+  weight: Schema.optionalKey(Schema.Finite.check(Schema.makeFilter((n: number) => n > 0))),
+  healthCheck: Schema.optionalKey(Schema.Literals(["on", "off"])),
   degraded: Schema.optionalKey(Schema.Literals(["smaller", "shorter"]))
 }).pipe(
   Schema.encodeKeys({
@@ -124,7 +127,8 @@ export const Step = Schema.Struct({
     baseUrl: "base_url",
     apiKeyEnv: "api_key_env",
     maxOutputTokens: "max_output_tokens",
-    contextWindow: "context_window"
+    contextWindow: "context_window",
+    healthCheck: "health_check"
   })
 )
 
@@ -146,14 +150,36 @@ const RetrySection = Schema.Struct({
 const CircuitBreakerSection = Schema.Struct({
   failures: Schema.optionalKey(PositiveInt),
   openFor: Schema.optionalKey(DurationText),
-  probes: Schema.optionalKey(PositiveInt)
-}).pipe(Schema.encodeKeys({ openFor: "open_for" }))
+  probes: Schema.optionalKey(PositiveInt),
+  slowStart: Schema.optionalKey(DurationText)
+}).pipe(Schema.encodeKeys({ openFor: "open_for", slowStart: "slow_start" }))
 
 const CooldownSection = Schema.Struct({
   rest: Schema.optionalKey(DurationText),
   maxRest: Schema.optionalKey(DurationText),
   isolation: Schema.optionalKey(DurationText)
 }).pipe(Schema.encodeKeys({ maxRest: "max_rest" }))
+
+const Share = Schema.Finite.check(Schema.makeFilter((n: number) => n >= 0 && n <= 1))
+
+const BudgetSection = Schema.Struct({ ratio: Schema.optionalKey(Share), floor: Schema.optionalKey(Count) })
+
+const HedgeSection = Schema.Struct({
+  after: Schema.optionalKey(DurationText),
+  quantile: Schema.optionalKey(Schema.Finite.check(Schema.makeFilter((n: number) => n > 0 && n < 1))),
+  minimum: Schema.optionalKey(DurationText),
+  hedges: Schema.optionalKey(PositiveInt)
+})
+
+const RoutingSection = Schema.Struct({
+  strategy: Schema.optionalKey(Schema.Literals(["ordered", "weighted", "least-latency", "least-busy", "cheapest"]))
+})
+
+const HealthSection = Schema.Struct({
+  interval: Schema.optionalKey(DurationText),
+  intervalWhenDown: Schema.optionalKey(DurationText),
+  timeout: Schema.optionalKey(DurationText)
+}).pipe(Schema.encodeKeys({ intervalWhenDown: "interval_when_down" }))
 
 /**
  * The whole configuration. In files the keys are written in snake_case, in code in camelCase.
@@ -164,9 +190,14 @@ const CooldownSection = Schema.Struct({
 export const ResilienceConfig = Schema.Struct({
   fallbackChain: Schema.NonEmptyArray(Step),
   deadline: Schema.optionalKey(DurationText),
+  attempts: Schema.optionalKey(PositiveInt),
   retry: Schema.optionalKey(RetrySection),
   circuitBreaker: Schema.optionalKey(CircuitBreakerSection),
-  cooldown: Schema.optionalKey(CooldownSection)
+  cooldown: Schema.optionalKey(CooldownSection),
+  budget: Schema.optionalKey(BudgetSection),
+  hedge: Schema.optionalKey(HedgeSection),
+  routing: Schema.optionalKey(RoutingSection),
+  health: Schema.optionalKey(HealthSection)
 }).pipe(Schema.encodeKeys({ fallbackChain: "fallback_chain", circuitBreaker: "circuit_breaker" }))
 
 /**
@@ -314,8 +345,13 @@ const sections: { readonly [section: string]: { readonly [key: string]: string }
     fallback_chain: "a list of at least one step with provider and model",
     deadline: aDuration,
     retry: "a section with retries, base, cap, max_retry_after",
-    circuit_breaker: "a section with failures, open_for, probes",
-    cooldown: "a section with rest, max_rest, isolation"
+    attempts: "a whole number of at least 1",
+    circuit_breaker: "a section with failures, open_for, probes, slow_start",
+    cooldown: "a section with rest, max_rest, isolation",
+    budget: "a section with ratio, floor",
+    hedge: "a section with after, quantile, minimum, hedges",
+    routing: "a section with strategy",
+    health: "a section with interval, interval_when_down, timeout"
   },
   fallback_chain: {
     provider: 'the name of a provider such as "anthropic"',
@@ -329,14 +365,26 @@ const sections: { readonly [section: string]: { readonly [key: string]: string }
     max_output_tokens: "a whole number of at least 1",
     temperature: "a number of at least 0",
     context_window: "a whole number of tokens of at least 1",
+    weight: "a number greater than 0",
+    health_check: '"on" or "off"',
     degraded: '"smaller" or "shorter"'
   },
   retry: { retries: "a whole number of at least 0", base: aDuration, cap: aDuration, max_retry_after: aDuration },
   circuit_breaker: {
     failures: "a whole number of at least 1",
     open_for: aDuration,
-    probes: "a whole number of at least 1"
+    probes: "a whole number of at least 1",
+    slow_start: aDuration
   },
+  budget: { ratio: "a number from 0 to 1", floor: "a whole number of at least 0" },
+  hedge: {
+    after: aDuration,
+    quantile: "a number between 0 and 1",
+    minimum: aDuration,
+    hedges: "a whole number of at least 1"
+  },
+  routing: { strategy: "one of ordered, weighted, least-latency, least-busy, cheapest" },
+  health: { interval: aDuration, interval_when_down: aDuration, timeout: aDuration },
   cooldown: { rest: aDuration, max_rest: aDuration, isolation: aDuration }
 }
 
