@@ -352,13 +352,15 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
         ...self,
         health: judged,
         availability: (request) =>
-          Clock.clockWith((clock) =>
+          Effect.suspend(() =>
             // Only checks keep calls away, and not from those who insist: the breaker is there for what calls show.
-            failedChecks < rules.unhealthyAfter || request.insists || request.lastResort
-              ? self.availability(request)
-              : judged(monotonic(clock)) === "unhealthy" && because === "checks fail"
-                ? Effect.succeed({ _tag: "Unhealthy" })
-                : self.availability(request)
+            failedChecks >= rules.unhealthyAfter &&
+            !request.insists &&
+            !request.lastResort &&
+            judged(monotonic(clock)) === "unhealthy" &&
+            because === "checks fail"
+              ? Effect.succeed<SkipReason>({ _tag: "Unhealthy" })
+              : self.availability(request)
           ),
         status: Effect.zipWith(
           self.status,
