@@ -1,6 +1,7 @@
 /**
  * Each policy alone around the bare provider, on a good day.
  */
+import * as Bulkhead from "@llm-resilience/core/Bulkhead"
 import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
 import * as Cooldown from "@llm-resilience/core/Cooldown"
 import * as Fallback from "@llm-resilience/core/Fallback"
@@ -20,6 +21,7 @@ export const figures = Effect.gen(function* () {
   const circuitBreaker = yield* CircuitBreaker.policy()(provider)
   const timeouts = yield* Timeouts.policy()(provider)
   const outputGuard = yield* OutputGuard.policy()(provider)
+  const bulkhead = yield* Bulkhead.policy({ permits: 100 })(provider)
   const fallback = yield* Fallback.make([provider, healthy("backup")])
 
   return [
@@ -33,6 +35,7 @@ export const figures = Effect.gen(function* () {
     },
     { name: "policy.timeouts.cpu", about: "Timeouts alone", of: () => timeouts.generate(request), minus },
     { name: "policy.outputGuard.cpu", about: "OutputGuard alone", of: () => outputGuard.generate(request), minus },
+    { name: "policy.bulkhead.cpu", about: "Bulkhead alone", of: () => bulkhead.generate(request), minus },
     { name: "policy.fallback.cpu", about: "Fallback alone, two steps", of: () => fallback.generate(request), minus },
     {
       name: "policy.fallbackDeadline.cpu",

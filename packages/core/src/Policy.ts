@@ -50,7 +50,7 @@ import * as Pull from "effect/Pull"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { monotonic } from "./internal/monotonic.ts"
-import type { LlmRequest } from "./LlmRequest.ts"
+import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type { Failure, Provider } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
@@ -148,7 +148,7 @@ export type Outcome =
  * @since 0.1.0
  */
 export interface Observer<T> {
-  readonly admit: (request: LlmRequest, now: number) => Effect.Effect<T, Failure>
+  readonly admit: (request: LlmRequest.LlmRequest, now: number) => Effect.Effect<T, Failure>
   readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
   readonly commit?: ((ticket: T, duration: number, now: number) => T) | undefined
   readonly instant?: boolean | undefined
@@ -164,7 +164,8 @@ export interface Observer<T> {
  *
  * **Details**
  *
- * `admit` and `settle` cannot be interrupted: an `admit` that waits makes the waiting, and only it, `Effect.interruptible`. Observers that are
+ * `admit` and `settle` cannot be interrupted: an `admit` that waits makes the waiting, and only it, `Effect.interruptible`. The clock of the
+ * request runs from before `admit`: `request.expiresAt` is the end of what it may wait. Observers that are
  * put around each other directly share one pass over the call and over each part of a stream, in the same order as if they did not.
  *
  * @category constructors
@@ -200,7 +201,7 @@ interface Taken {
 const admitAll = (
   clock: Clock.Clock,
   { observers }: Pass<unknown>,
-  request: LlmRequest,
+  request: LlmRequest.LlmRequest,
   taken: Array<Taken>,
   start: number
 ): Effect.Effect<void, Failure> => {
@@ -245,12 +246,14 @@ const observedGenerate = (
 ): Provider["generate"] => {
   const within = generates.get(inner)
   const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
-  const generate: Provider["generate"] = (request) =>
+  const generate: Provider["generate"] = (asked) =>
     Clock.clockWith((clock) =>
       Effect.uninterruptibleMask((restore) => {
         const taken: Array<Taken> = []
+        const start = monotonic(clock)
+        const request = LlmRequest.start(asked, start)
         return Effect.onExit(
-          Effect.flatMap(admitAll(clock, pass, request, taken, monotonic(clock)), () => restore(pass.base(request))),
+          Effect.flatMap(admitAll(clock, pass, request, taken, start), () => restore(pass.base(request))),
           (exit) => {
             const now = monotonic(clock)
             return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
@@ -265,13 +268,15 @@ const observedGenerate = (
 const observedStream = (id: string, observer: Observer<unknown>, inner: Provider["stream"]): Provider["stream"] => {
   const within = streams.get(inner)
   const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
-  const stream: Provider["stream"] = (request) =>
+  const stream: Provider["stream"] = (asked) =>
     Stream.unwrap(
       Clock.clockWith((clock) =>
         Effect.uninterruptible(
           Effect.gen(function* () {
             const scope = yield* Effect.scope
             const taken: Array<Taken> = []
+            const start = monotonic(clock)
+            const request = LlmRequest.start(asked, start)
             let firstContent: number | undefined
             let settled = false
             const settle = (outcomeAfter: (duration: number) => Outcome): Effect.Effect<void> =>
@@ -287,7 +292,7 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
               scope,
               settle((duration) => ({ _tag: "Abandoned", duration }))
             )
-            yield* Effect.onError(admitAll(clock, pass, request, taken, monotonic(clock)), (cause) =>
+            yield* Effect.onError(admitAll(clock, pass, request, taken, start), (cause) =>
               settle((duration) => outcomeOfCause(id, cause, duration))
             )
             return Stream.transformPull(pass.base(request), (pull) =>

@@ -77,6 +77,18 @@ export interface Price {
 }
 
 /**
+ * How busy one provider is: calls under way, calls that wait for a permit, and how many may be under way at a time.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Load {
+  readonly inFlight: number
+  readonly waiting: number
+  readonly limit: number
+}
+
+/**
  * How one provider is doing, for humans and dashboards.
  *
  * @category models
@@ -89,6 +101,8 @@ export interface Status {
   readonly health?: HealthChecker.Health | undefined
   /** Why the step would be skipped right now, if it would be. */
   readonly unavailable?: SkipReason | undefined
+  /** What its bulkhead, or its adaptive limit, sees. */
+  readonly load?: Load | undefined
 }
 
 /**

@@ -15,6 +15,7 @@ import * as Stream from "effect/Stream"
 import type * as Duration from "effect/Duration"
 import type { Attempt, SkipReason } from "./Attempt.ts"
 import type { Decision } from "./Decision.ts"
+import type { Priority } from "./LlmRequest.ts"
 import type { Served } from "./LlmResponse.ts"
 import type { LlmUnavailable } from "./LlmUnavailable.ts"
 import type { Notice } from "./Notice.ts"
@@ -45,7 +46,7 @@ interface OfProvider {
  * - `AttemptSuperseded`: a step was given up because another one, asked at the same time, answered first. `Hedged`: `to` is asked as well,
  *   because `provider` has been silent for `after`.
  * - `BudgetExhausted`: a retry or a hedge was not sent, because the provider has had its share of them. `Throttled`: a limit of our own kept a
- *   call from the provider.
+ *   call from the provider, for `wait`, or altogether. `Shed`: a call gave up its place in the line to one that matters more.
  * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end;
  *   one that was turned away says nothing, its verdict is `none`.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
@@ -87,6 +88,7 @@ export type ResilienceEvent =
       readonly wait?: Duration.Duration | undefined
     } & OfRequest &
       OfProvider)
+  | ({ readonly _tag: "Shed"; readonly priority: Priority } & OfRequest & OfProvider)
   | ({
       readonly _tag: "HealthChanged"
       readonly from: "healthy" | "degraded" | "unhealthy"

@@ -2,6 +2,8 @@
 export * as Attempt from "./Attempt.ts"
 /** Bounds retries and hedges of all calls to a provider. */
 export * as Budget from "./Budget.ts"
+/** Bounds how many calls a provider has at a time. */
+export * as Bulkhead from "./Bulkhead.ts"
 /** What an answer is stored under. */
 export * as CacheKey from "./CacheKey.ts"
 /** Where the emergency cache keeps its entries. */
@@ -34,6 +36,8 @@ export * as DifferenceGuard from "./DifferenceGuard.ts"
 export * as Embedder from "./Embedder.ts"
 /** Many providers become one. */
 export * as Fallback from "./Fallback.ts"
+/** Who passes, who waits and who is turned away, as a pure machine. */
+export * as Gate from "./Gate.ts"
 /** One question to a language model. */
 export * as LlmRequest from "./LlmRequest.ts"
 /** The whole composition as one service and one layer. */
