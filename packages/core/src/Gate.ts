@@ -118,7 +118,9 @@ export const step = <W extends Waiter>(
       const { priority } = event.waiter
       const known = priority === "batch" || state.seen[priority]
       const seeing = known ? state : { ...state, seen: { ...state.seen, [priority]: true } }
-      return mayPass(settings, seeing, priority) ? [pass(seeing, priority), passed] : arrive(settings, seeing, event)
+      return mayPass(settings, seeing, priority)
+        ? [withRunning(seeing, priority, 1), passed]
+        : arrive(settings, seeing, event)
     }
     case "Leave": {
       const line = state.lines[event.waiter.priority]
@@ -126,10 +128,7 @@ export const step = <W extends Waiter>(
       return [rest.length === line.length ? state : withLine(state, event.waiter.priority, rest), nobody]
     }
     case "Finish":
-      return open(settings, {
-        ...state,
-        running: { ...state.running, [event.priority]: state.running[event.priority] - 1 }
-      })
+      return open(settings, withRunning(state, event.priority, -1))
     case "Resize":
       return open(settings, { ...state, limit: event.limit })
   }
@@ -177,10 +176,17 @@ const mayPass = (settings: Settings, state: State, priority: Priority): boolean 
   return priority === "normal" || running.batch < Math.max(1, limit - free - (seen.normal ? reserve : 0))
 }
 
-const pass = <W extends Waiter>(state: State<W>, priority: Priority): State<W> => ({
-  ...state,
-  running: { ...state.running, [priority]: state.running[priority] + 1 }
-})
+// Written out: it runs twice in every call.
+const withRunning = <W extends Waiter>(state: State<W>, priority: Priority, by: 1 | -1): State<W> => {
+  const { limit, lines, seen } = state
+  const { batch, critical, normal } = state.running
+  const running = {
+    critical: priority === "critical" ? critical + by : critical,
+    normal: priority === "normal" ? normal + by : normal,
+    batch: priority === "batch" ? batch + by : batch
+  }
+  return { limit, running, lines, seen }
+}
 
 const arrive = <W extends Waiter>(
   settings: Settings,
@@ -216,7 +222,7 @@ const open = <W extends Waiter>(settings: Settings, state: State<W>): readonly [
   for (const priority of byRank) {
     for (const waiter of state.lines[priority]) {
       if (!mayPass(settings, next, priority)) break
-      next = pass(withLine(next, priority, next.lines[priority].slice(1)), priority)
+      next = withRunning(withLine(next, priority, next.lines[priority].slice(1)), priority, 1)
       passed.push(waiter)
     }
   }
