@@ -1,6 +1,7 @@
 /**
  * Each policy alone around the bare provider, on a good day.
  */
+import * as AdaptiveConcurrency from "@llm-resilience/core/AdaptiveConcurrency"
 import * as Bulkhead from "@llm-resilience/core/Bulkhead"
 import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
 import * as Cooldown from "@llm-resilience/core/Cooldown"
@@ -22,6 +23,7 @@ export const figures = Effect.gen(function* () {
   const timeouts = yield* Timeouts.policy()(provider)
   const outputGuard = yield* OutputGuard.policy()(provider)
   const bulkhead = yield* Bulkhead.policy({ permits: 100 })(provider)
+  const adaptive = yield* AdaptiveConcurrency.policy({ initial: 100 })(provider)
   const fallback = yield* Fallback.make([provider, healthy("backup")])
 
   return [
@@ -36,6 +38,12 @@ export const figures = Effect.gen(function* () {
     { name: "policy.timeouts.cpu", about: "Timeouts alone", of: () => timeouts.generate(request), minus },
     { name: "policy.outputGuard.cpu", about: "OutputGuard alone", of: () => outputGuard.generate(request), minus },
     { name: "policy.bulkhead.cpu", about: "Bulkhead alone", of: () => bulkhead.generate(request), minus },
+    {
+      name: "policy.adaptiveConcurrency.cpu",
+      about: "AdaptiveConcurrency alone",
+      of: () => adaptive.generate(request),
+      minus
+    },
     { name: "policy.fallback.cpu", about: "Fallback alone, two steps", of: () => fallback.generate(request), minus },
     {
       name: "policy.fallbackDeadline.cpu",

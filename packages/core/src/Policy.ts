@@ -124,13 +124,19 @@ export const none: Policy = (self) => Effect.succeed(self)
  * **Details**
  *
  * `duration` is in milliseconds of monotonic time; for a stream it ends at the first content, because the rest is as slow as its
- * reader. `Abandoned` means that the caller left: neither good nor bad for the provider.
+ * reader. `Abandoned` means that the caller left: neither good nor bad for the provider. `usage` and `limits` are what the answer says about
+ * itself; the parts of a stream have no `limits`.
  *
  * @category models
  * @since 0.1.0
  */
 export type Outcome =
-  | { readonly _tag: "Succeeded"; readonly duration: number }
+  | {
+      readonly _tag: "Succeeded"
+      readonly duration: number
+      readonly usage?: LlmResponse.Usage | undefined
+      readonly limits?: LlmResponse.Limits | undefined
+    }
   | { readonly _tag: "Failed"; readonly error: Failure; readonly duration: number }
   | { readonly _tag: "Abandoned"; readonly duration: number }
 
@@ -256,7 +262,9 @@ const observedGenerate = (
           Effect.flatMap(admitAll(clock, pass, request, taken, start), () => restore(pass.base(request))),
           (exit) => {
             const now = monotonic(clock)
-            return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
+            if (Exit.isFailure(exit)) return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
+            const { limits, usage } = exit.value
+            return settleAll(taken, now, (start) => ({ _tag: "Succeeded", duration: now - start, usage, limits }))
           }
         )
       })
@@ -311,10 +319,10 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
                         one.ticket = one.observer.commit(one.ticket, firstContent - one.start, firstContent)
                       }
                     }
-                    const finished = parts.at(-1)?.type === "finish"
-                    return finished
+                    const last = parts.at(-1)
+                    return last?.type === "finish"
                       ? Effect.as(
-                          settle((duration) => ({ _tag: "Succeeded", duration })),
+                          settle((duration) => ({ _tag: "Succeeded", duration, usage: last.usage })),
                           parts
                         )
                       : Effect.succeed(parts)

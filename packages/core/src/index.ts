@@ -1,3 +1,5 @@
+/** Finds out how many calls a provider can take at a time. */
+export * as AdaptiveConcurrency from "./AdaptiveConcurrency.ts"
 /** What happened at one step of the fallback chain. */
 export * as Attempt from "./Attempt.ts"
 /** Bounds retries and hedges of all calls to a provider. */
@@ -14,6 +16,8 @@ export * as CanonicalKey from "./CanonicalKey.ts"
 export * as Circuit from "./Circuit.ts"
 /** Stops calling a provider that keeps failing. */
 export * as CircuitBreaker from "./CircuitBreaker.ts"
+/** How many calls a provider can take, as a pure machine. */
+export * as Congestion from "./Congestion.ts"
 /** Leaves a provider alone for as long as it asked. */
 export * as Cooldown from "./Cooldown.ts"
 /** The table that says what an error means. */

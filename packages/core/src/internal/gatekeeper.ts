@@ -12,14 +12,19 @@ import type { Failure, Load, Provider } from "../Provider.ts"
 import type * as ResilienceEvent from "../ResilienceEvent.ts"
 import { monotonic } from "./monotonic.ts"
 
-/** A call at the gate, and the proof that it may pass. `inFlight` is how many were under way when it did, itself included. */
+/**
+ * A call at the gate, and the proof that it may pass. `sentAt` is the moment when it did, `inFlight` how many were under way
+ * then, itself included; `committed` says that the first content of a stream is there.
+ */
 export interface Ticket {
   readonly priority: Priority
   readonly request: number
   readonly provider: string
   place: "Outside" | "Waiting" | "Inside"
   wake: (() => void) | undefined
+  sentAt: number
   inFlight: number
+  committed: boolean
 }
 
 /** Keeps the state of one gate, lets its waiters wait and wakes them. */
@@ -35,7 +40,7 @@ export interface Rules extends Gate.Settings {
   readonly maxWait: number
   readonly hub: ResilienceEvent.Hub
   /** The first content of a stream is there. */
-  readonly onContent?: ((ticket: Ticket, duration: number, now: number) => void) | undefined
+  readonly onContent?: ((ticket: Ticket, now: number) => void) | undefined
   readonly onEnd?: ((ticket: Ticket, outcome: Policy.Outcome, now: number) => void) | undefined
 }
 
@@ -87,7 +92,9 @@ export const make = (rules: Rules): Gatekeeper => {
       provider: self.id,
       place: "Outside",
       wake: undefined,
-      inFlight: 0
+      sentAt: now,
+      inFlight: 0,
+      committed: false
     }
     const decision = apply({ _tag: "Arrive", waiter: ticket, mayWait: patience > 0 })
     if (decision._tag === "Passed") {
@@ -116,9 +123,10 @@ export const make = (rules: Rules): Gatekeeper => {
         }),
         () => {
           if (ticket.place !== "Inside") return refuse(self)
+          ticket.sentAt = monotonic(clock)
           if (hub.active()) {
             const { provider, request } = ticket
-            const wait = Duration.millis(monotonic(clock) - since)
+            const wait = Duration.millis(ticket.sentAt - since)
             hub.publish({ _tag: "Throttled", request, provider, limit: "concurrency", wait })
           }
           return Effect.succeed(ticket)
@@ -167,17 +175,15 @@ export const make = (rules: Rules): Gatekeeper => {
       ...self,
       ...Policy.observe<Ticket>({
         admit: (request, now) => admit(self, request, now),
-        ...(onContent === undefined
-          ? {}
-          : {
-              commit: (ticket, duration, now) => {
-                onContent(ticket, duration, now)
-                return ticket
-              }
-            }),
+        commit: (ticket, _, now) => {
+          ticket.committed = true
+          onContent?.(ticket, now)
+          return ticket
+        },
         settle: (ticket, outcome, now) => {
-          leave(ticket)
+          // First: what this call tells may close the gate to the one who is next.
           onEnd?.(ticket, outcome, now)
+          leave(ticket)
           return Effect.void
         }
       })(self),
