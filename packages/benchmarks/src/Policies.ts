@@ -7,6 +7,7 @@ import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
 import * as Cooldown from "@llm-resilience/core/Cooldown"
 import * as Fallback from "@llm-resilience/core/Fallback"
 import * as OutputGuard from "@llm-resilience/core/OutputGuard"
+import * as RateLimit from "@llm-resilience/core/RateLimit"
 import * as Retry from "@llm-resilience/core/Retry"
 import * as Timeouts from "@llm-resilience/core/Timeouts"
 import * as Effect from "effect/Effect"
@@ -24,6 +25,7 @@ export const figures = Effect.gen(function* () {
   const outputGuard = yield* OutputGuard.policy()(provider)
   const bulkhead = yield* Bulkhead.policy({ permits: 100 })(provider)
   const adaptive = yield* AdaptiveConcurrency.policy({ initial: 100 })(provider)
+  const rateLimit = yield* RateLimit.policy({ requestsPerMinute: 1e12, tokensPerMinute: 1e15 })(provider)
   const fallback = yield* Fallback.make([provider, healthy("backup")])
 
   return [
@@ -42,6 +44,12 @@ export const figures = Effect.gen(function* () {
       name: "policy.adaptiveConcurrency.cpu",
       about: "AdaptiveConcurrency alone",
       of: () => adaptive.generate(request),
+      minus
+    },
+    {
+      name: "policy.rateLimit.cpu",
+      about: "RateLimit alone, requests and tokens",
+      of: () => rateLimit.generate(request),
       minus
     },
     { name: "policy.fallback.cpu", about: "Fallback alone, two steps", of: () => fallback.generate(request), minus },

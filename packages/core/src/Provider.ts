@@ -103,6 +103,8 @@ export interface Status {
   readonly unavailable?: SkipReason | undefined
   /** What its bulkhead, or its adaptive limit, sees. */
   readonly load?: Load | undefined
+  /** What its rate limit knows to be left. */
+  readonly limits?: LlmResponse.Limits | undefined
 }
 
 /**

@@ -47,6 +47,7 @@ interface OfProvider {
  *   because `provider` has been silent for `after`.
  * - `BudgetExhausted`: a retry or a hedge was not sent, because the provider has had its share of them. `Throttled`: a limit of our own kept a
  *   call from the provider, for `wait`, or altogether. `Shed`: a call gave up its place in the line to one that matters more.
+ *   `LimitStoreFailed`: the store of the rate limits failed, and the call passed unlimited.
  * - `HealthChanged`: a provider is doing better or worse than before. `HealthChecked`: a probe of ours came to its end;
  *   one that was turned away says nothing, its verdict is `none`.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
@@ -88,6 +89,11 @@ export type ResilienceEvent =
       readonly wait?: Duration.Duration | undefined
     } & OfRequest &
       OfProvider)
+  | ({
+      readonly _tag: "LimitStoreFailed"
+      readonly operation: "take" | "give"
+      readonly cause: unknown
+    } & OfProvider)
   | ({ readonly _tag: "Shed"; readonly priority: Priority } & OfRequest & OfProvider)
   | ({
       readonly _tag: "HealthChanged"

@@ -52,6 +52,8 @@ export * as LlmResponse from "./LlmResponse.ts"
 export * as LlmUnavailable from "./LlmUnavailable.ts"
 /** Finds out whether a text repeats itself without end. */
 export * as Loop from "./Loop.ts"
+/** How much may be sent and when, as pure functions. */
+export * as Meter from "./Meter.ts"
 /** The honest word to the end user. */
 export * as Notice from "./Notice.ts"
 /** Looks at what the model said. */
@@ -62,6 +64,10 @@ export * as Policy from "./Policy.ts"
 export * as Provider from "./Provider.ts"
 /** What can go wrong at a provider. */
 export * as ProviderError from "./ProviderError.ts"
+/** Keeps to the rates that a provider allows. */
+export * as RateLimit from "./RateLimit.ts"
+/** Where the meters of rate limits are kept. */
+export * as RateLimitStore from "./RateLimitStore.ts"
 /** Recognises a short answer in which the model declines. */
 export * as Refusal from "./Refusal.ts"
 /** The configuration of a chain, from YAML, JSON or code. */

@@ -1,0 +1,467 @@
+/**
+ * Keeps to the rates that a provider allows, before it has to say so: requests and tokens per minute.
+ *
+ * Who runs into a limit is refused by the provider, rests, and loses the time. This policy counts along. What a call will use is estimated and
+ * taken before it is sent; when it has ended, what it did not use is given back and what it used in addition is taken as well.
+ *
+ * **Two sources**
+ *
+ * - `requestsPerMinute` and `tokensPerMinute`: limits of your own, for instance your part of a limit that several applications share.
+ * - What the provider reports with an answer (`LlmResponse.limits`: size, rest, time until it is full). It tells of everybody's use. A limit with
+ *   nothing left makes calls wait as long as the provider says that it takes to fill what they need.
+ *
+ * A policy without options only learns. Both are meters that are filled evenly ({@link Meter}), in a {@link RateLimitStore}: in memory, or in a
+ * Redis that processes share. When the store fails, calls pass and an event tells.
+ *
+ * **Waiting**
+ *
+ * The wait of each call is known when it comes. One that would be too long is refused at once, takes nothing, and says when to come back; a chain
+ * then asks the next step. By default a call waits 1 s at most when it has nobody else to turn to, and not at all while another step is left: the
+ * time is better spent there. It never waits beyond its deadline. Who leaves while waiting gives everything back.
+ *
+ * **What a call is charged**
+ *
+ * | the call                                               | requests | tokens                  |
+ * | ------------------------------------------------------ | -------- | ----------------------- |
+ * | was answered                                           | 1        | its usage, if it says so |
+ * | was refused by the provider (429, 529, 400, 401, …)     | 1        | none                    |
+ * | failed otherwise, or its caller left                   | 1        | the estimate            |
+ * | was not sent (an open circuit, an interrupted wait)     | none     | none                    |
+ *
+ * **Neighbours**
+ *
+ * Inside `Retry`, so that each attempt is counted, inside `Bulkhead`, and outside `Timeouts`, whose clocks run from the moment of sending. How many
+ * calls run at a time is the business of `Bulkhead`. What a 429 asks for is kept by `Cooldown`.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import { monotonic } from "./internal/monotonic.ts"
+import { within } from "./internal/within.ts"
+import type { LlmRequest } from "./LlmRequest.ts"
+import type { Limit, Limits } from "./LlmResponse.ts"
+import * as LlmUnavailable from "./LlmUnavailable.ts"
+import * as Policy from "./Policy.ts"
+import type { Failure, Provider } from "./Provider.ts"
+import * as RateLimitStore from "./RateLimitStore.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
+
+/**
+ * One rate limit. Several providers may share one, for instance two models of one account.
+ *
+ * **Details**
+ *
+ * `guard` puts it around a provider. `state` says what is left, of the limits that are known.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RateLimit {
+  readonly guard: (self: Provider) => Provider
+  readonly state: Effect.Effect<Limits>
+}
+
+/**
+ * Service tag of {@link RateLimit}, for one that several providers share through {@link shared}.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const RateLimit: Context.Service<RateLimit, RateLimit> = Context.Service("@llm-resilience/core/RateLimit")
+
+/**
+ * Options of a rate limit.
+ *
+ * **Details**
+ *
+ * - `requestsPerMinute`, `tokensPerMinute`: limits of your own; none by default. A minute's worth may be used at once.
+ * - `maxWait`: how long a call may wait. By default 1 s when no other step is left, and else not at all.
+ * - `outputTokens`: what an answer is expected to take when the request sets no `maxOutputTokens`, 500 by default.
+ * - `estimate`: your own estimate. By default four characters are a token, a file is 1000 and a tool 100, and the answer takes all that it may.
+ * - `storeWithin`: how long a store outside of this process may take, 250 ms by default; then the call passes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly requestsPerMinute?: number | undefined
+  readonly tokensPerMinute?: number | undefined
+  readonly maxWait?: Duration.Input | undefined
+  readonly outputTokens?: number | undefined
+  readonly estimate?: ((request: LlmRequest) => Estimate) | undefined
+  readonly storeWithin?: Duration.Input | undefined
+}
+
+/**
+ * What a call is expected to use, in tokens.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Estimate {
+  readonly input: number
+  readonly output: number
+}
+
+/**
+ * Creates a rate limit whose meters are in memory.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options?: Options): Effect.Effect<RateLimit> => {
+  const settings = settingsOf(options)
+  return Effect.suspend(() => build(settings, RateLimitStore.makeMemory(), "only", Infinity))
+}
+
+/**
+ * Creates a rate limit whose meters are in the store from the context, under `key`: who names the same key shares them.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeStored = (
+  options: Options & { readonly key: string }
+): Effect.Effect<RateLimit, never, RateLimitStore.RateLimitStore> => {
+  const settings = settingsOf(options)
+  const storeWithin = Duration.toMillis(options.storeWithin ?? "250 millis")
+  return Effect.flatMap(RateLimitStore.RateLimitStore, (store) => build(settings, store, options.key, storeWithin))
+}
+
+interface Settings {
+  readonly requestsPerMinute: number | undefined
+  readonly tokensPerMinute: number | undefined
+  readonly maxWait: number | undefined
+  readonly estimate: (request: LlmRequest) => Estimate
+}
+
+const settingsOf = (options: Options | undefined): Settings => {
+  const { outputTokens = 500, requestsPerMinute, tokensPerMinute } = options ?? {}
+  const numbers = { requestsPerMinute, tokensPerMinute, outputTokens }
+  for (const [name, value] of Object.entries(numbers)) {
+    if (value !== undefined && !(value > 0 && value < Infinity)) {
+      throw new RangeError(`RateLimit.make: ${name} must be a number > 0, got ${value}`)
+    }
+  }
+  return {
+    requestsPerMinute,
+    tokensPerMinute,
+    maxWait: options?.maxWait === undefined ? undefined : Duration.toMillis(options.maxWait),
+    estimate: options?.estimate ?? ((request) => estimated(request, outputTokens))
+  }
+}
+
+const estimated = (request: LlmRequest, outputTokens: number): Estimate => {
+  let characters = 0
+  let tokens = 100 * request.tools.length
+  for (const { content } of request.prompt.content) {
+    if (typeof content === "string") characters += content.length
+    else {
+      for (const part of content) {
+        if (part.type === "text" || part.type === "reasoning") characters += part.text.length
+        else if (part.type === "file") tokens += 1000
+        else if (part.type === "tool-call") characters += written(part.params)
+        else if (part.type === "tool-result") characters += written(part.result)
+      }
+    }
+  }
+  return { input: tokens + Math.ceil(characters / 4), output: request.settings.maxOutputTokens ?? outputTokens }
+}
+
+const written = (value: unknown): number => (typeof value === "string" ? value : (JSON.stringify(value) ?? "")).length
+
+interface Ticket extends Estimate {
+  readonly request: LlmRequest
+  /** What was taken; `undefined` when the store failed. */
+  readonly parts: ReadonlyArray<RateLimitStore.Part> | undefined
+}
+
+const tokensOf = { tokens: true, "told.tokens": true, "told.inputTokens": true, "told.outputTokens": true } as const
+
+const build = (
+  settings: Settings,
+  store: RateLimitStore.RateLimitStore["Service"],
+  key: string,
+  storeWithin: number
+): Effect.Effect<RateLimit> =>
+  Effect.map(ResilienceEvent.CurrentHub, (hub) => {
+    const { requestsPerMinute, tokensPerMinute } = settings
+    const isLocal = storeWithin === Infinity
+    const nothing: Estimate = { input: 0, output: 0 }
+    // Until the first report there is nothing to look up, for the others either.
+    let isTold = false
+
+    const estimate = (request: LlmRequest): Estimate =>
+      isTold || tokensPerMinute !== undefined ? settings.estimate(request) : nothing
+
+    const partsOf = (requests: number, { input, output }: Estimate): ReadonlyArray<RateLimitStore.Part> => {
+      const parts: Array<RateLimitStore.Part> = []
+      const tokens = input + output
+      if (requestsPerMinute !== undefined)
+        parts.push({ name: "requests", amount: requests, perMinute: requestsPerMinute })
+      if (tokensPerMinute !== undefined) parts.push({ name: "tokens", amount: tokens, perMinute: tokensPerMinute })
+      if (isTold) {
+        parts.push(
+          { name: "told.requests", amount: requests },
+          { name: "told.tokens", amount: tokens },
+          { name: "told.inputTokens", amount: input },
+          { name: "told.outputTokens", amount: output }
+        )
+      }
+      return parts
+    }
+
+    const patienceOf = ({ commitBy, expiresAt, stepsLeft }: LlmRequest, now: number): number => {
+      const most = settings.maxWait ?? (stepsLeft === 0 ? 1000 : 0)
+      return Math.max(0, Math.min(most, expiresAt - now, commitBy - now))
+    }
+
+    const asked = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E | "late"> =>
+      within(Effect.interruptible(effect), storeWithin, () => Effect.fail("late" as const), 0)
+
+    const report = (provider: string, operation: "take" | "give") => (cause: unknown) => {
+      if (hub.active()) hub.publish({ _tag: "LimitStoreFailed", provider, operation, cause })
+      return Effect.void
+    }
+
+    // What is told after a call delays nobody.
+    const tell = (provider: string, effect: Effect.Effect<void, unknown>): Effect.Effect<void> => {
+      const told = Effect.catchCause(isLocal ? effect : asked(effect), report(provider, "give"))
+      return isLocal ? told : Effect.asVoid(Effect.forkDetach(told))
+    }
+
+    const admit = (self: Provider, request: LlmRequest, now: number): Effect.Effect<Ticket, Failure> => {
+      const cost = estimate(request)
+      const parts = partsOf(1, cost)
+      const ticket: Ticket = { ...cost, request, parts }
+      if (parts.length === 0) return Effect.succeed(ticket)
+      const taking = store.take(key, parts, patienceOf(request, now))
+      return Effect.matchCauseEffect(isLocal ? taking : asked(taking), {
+        onFailure: (cause) => Effect.as(report(self.id, "take")(cause), { ...ticket, parts: undefined }),
+        onSuccess: ({ by, taken, wait }) => {
+          if (!taken) return refuse(self, wait)
+          return wait > 0 ? waiting(self, ticket, wait, by) : Effect.succeed(ticket)
+        }
+      })
+    }
+
+    const waiting = (
+      self: Provider,
+      ticket: Ticket,
+      millis: number,
+      by: RateLimitStore.Name | undefined
+    ): Effect.Effect<Ticket> => {
+      const wait = Duration.millis(millis)
+      return Effect.map(
+        Effect.onExit(Effect.interruptible(Effect.sleep(wait)), (exit) =>
+          Exit.isFailure(exit) ? tell(self.id, store.give(key, ticket.parts ?? [])) : Effect.void
+        ),
+        () => {
+          if (hub.active()) {
+            const limit = by !== undefined && by in tokensOf ? "tokens" : "requests"
+            hub.publish({ _tag: "Throttled", request: ticket.request.id, provider: self.id, limit, wait })
+          }
+          return ticket
+        }
+      )
+    }
+
+    const settle = (self: Provider, ticket: Ticket, outcome: Policy.Outcome): Effect.Effect<void> => {
+      const unused = unusedBy(ticket, outcome)
+      const back =
+        ticket.parts === undefined || unused === undefined
+          ? []
+          : // A meter that was told of meanwhile has taken nothing.
+            partsOf(unused.requests, unused).filter(
+              ({ amount, name }) => amount !== 0 && ticket.parts?.some((part) => part.name === name)
+            )
+      const limits = outcome._tag === "Succeeded" ? outcome.limits : undefined
+      if (back.length === 0 && limits === undefined) return Effect.void
+      if (limits !== undefined) isTold = true
+      const given = back.length === 0 ? Effect.void : store.give(key, back)
+      return tell(self.id, limits === undefined ? given : Effect.andThen(given, learn(limits)))
+    }
+
+    const learn = (limits: Limits) =>
+      Effect.forEach(
+        reported,
+        (name) => {
+          const limit = limits[name]
+          return limit === undefined ? Effect.void : store.tell(key, `told.${name}`, reportOf(limit))
+        },
+        { discard: true }
+      )
+
+    const state: Effect.Effect<Limits> = Effect.suspend(() => {
+      const looked = store.take(key, partsOf(0, nothing), 0)
+      return Effect.catchCause(
+        Effect.map(isLocal ? looked : asked(looked), ({ left }) => {
+          const limits: { -readonly [name in keyof Limits]: Limit } = {}
+          for (const name of reported) {
+            const own = name === "requests" ? requestsPerMinute : name === "tokens" ? tokensPerMinute : undefined
+            const remaining = name === "requests" || name === "tokens" ? left.get(name) : undefined
+            const told = left.get(`told.${name}`)
+            const least = Math.floor(Math.min(remaining ?? Infinity, told ?? Infinity))
+            if (least < Infinity) limits[name] = { ...(own === undefined ? {} : { limit: own }), remaining: least }
+          }
+          return limits
+        }),
+        () => Effect.succeed({})
+      )
+    })
+
+    return {
+      state,
+      guard: (self) => ({
+        ...self,
+        ...Policy.observe<Ticket>({
+          admit: (request, now) => admit(self, request, now),
+          settle: (ticket, outcome) => settle(self, ticket, outcome)
+        })(self),
+        availability: (request) =>
+          Clock.clockWith((clock) => {
+            const parts = partsOf(1, estimate(request))
+            if (parts.length === 0) return self.availability(request)
+            const patience = patienceOf(request, monotonic(clock))
+            return Effect.flatMap(store.peek(key, parts), (wait) =>
+              wait > patience
+                ? Effect.succeed({ _tag: "Saturated" as const, retryAfter: Duration.millis(wait) })
+                : self.availability(request)
+            )
+          }),
+        status: Effect.zipWith(self.status, state, (inner, limits) =>
+          inner.map((status) =>
+            status.provider === self.id && Object.keys(limits).length > 0 ? { ...status, limits } : status
+          )
+        )
+      })
+    }
+  })
+
+const reported = ["requests", "tokens", "inputTokens", "outputTokens"] as const
+
+const reportOf = ({ limit, remaining, reset }: Limit) => ({
+  limit,
+  remaining,
+  resetMillis: reset === undefined ? undefined : Duration.toMillis(reset)
+})
+
+const refuse = (self: Provider, wait: number): Effect.Effect<never, Failure> => {
+  const reason = { _tag: "Saturated" as const, retryAfter: Duration.millis(wait) }
+  return Effect.fail(LlmUnavailable.make([{ _tag: "Skipped", provider: self.id, model: self.model, reason }]))
+}
+
+// What of the estimate a call did not use, negative when it used more; `undefined` when nobody knows.
+const unusedBy = (
+  { input, output }: Ticket,
+  outcome: Policy.Outcome
+): (Estimate & { readonly requests: number }) | undefined => {
+  if (outcome._tag === "Succeeded") {
+    const { inputTokens, outputTokens } = outcome.usage ?? {}
+    return {
+      requests: 0,
+      input: input - (inputTokens?.total ?? input),
+      output: output - (outputTokens?.total ?? output)
+    }
+  }
+  if (outcome._tag === "Abandoned") return undefined
+  if (outcome.error._tag === "LlmUnavailable") return { requests: 1, input, output }
+  return isRefusal(outcome.error) ? { requests: 0, input, output } : undefined
+}
+
+// The provider read the request, if at all, and did no work for it.
+const isRefusal = (error: Exclude<Failure, LlmUnavailable.LlmUnavailable>): boolean => {
+  if (error._tag !== "APIError") return error._tag === "RateLimited"
+  switch (error.reason) {
+    case "Overloaded":
+    case "Authentication":
+    case "PermissionDenied":
+    case "QuotaExhausted":
+    case "ModelNotFound":
+    case "ContextLengthExceeded":
+    case "InvalidRequest":
+      return true
+    default:
+      return false
+  }
+}
+
+/**
+ * Creates the policy that puts a rate limit of its own, in memory, around each provider it is applied to.
+ *
+ * **Example** (Two requests a minute)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { LlmRequest, LlmResponse, Provider, RateLimit } from "@llm-resilience/core"
+ *
+ * const provider = Provider.make({
+ *   id: "p",
+ *   model: "m",
+ *   generate: () => Effect.succeed({ content: LlmResponse.textContent("Hello!") })
+ * })
+ *
+ * const program = Effect.scoped(
+ *   Effect.gen(function*() {
+ *     const limited = yield* RateLimit.policy({ requestsPerMinute: 2 })(provider)
+ *     const call = Effect.match(limited.generate(LlmRequest.make({ prompt: "Hi" })), {
+ *       onSuccess: (response) => response.text,
+ *       onFailure: (error) => error._tag === "LlmUnavailable" ? error.suggestion : error.message
+ *     })
+ *     return [yield* call, yield* call, yield* call]
+ *   })
+ * )
+ *
+ * await Effect.runPromise(program) // => ["Hello!", "Hello!", "Try again in 30 seconds."]
+ * ```
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const policy = (options?: Options): Policy.Policy => {
+  const built = make(options)
+  return (self) => Effect.map(built, (limit) => limit.guard(self))
+}
+
+/**
+ * Creates the policy that keeps the meters of each provider in the store from the context, under the id of the provider unless a `key`
+ * is given: what has the same key shares them, in this process and in others.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const policyStored =
+  (options?: Options & { readonly key?: string | undefined }): Policy.Policy<RateLimitStore.RateLimitStore> =>
+  (self) =>
+    Effect.map(makeStored({ ...options, key: options?.key ?? self.id }), (limit) => limit.guard(self))
+
+/**
+ * The policy that puts the rate limit from the context around every provider it is applied to.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const shared: Policy.Policy<RateLimit> = (self) => Effect.map(RateLimit, (limit) => limit.guard(self))
+
+/**
+ * Layer that provides one rate limit in memory, to be used with {@link shared}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options?: Options): Layer.Layer<RateLimit> => Layer.effect(RateLimit, make(options))
+
+/**
+ * Layer that provides one rate limit whose meters are in the store from the context, to be used with {@link shared}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerStored = (
+  options: Options & { readonly key: string }
+): Layer.Layer<RateLimit, never, RateLimitStore.RateLimitStore> => Layer.effect(RateLimit, makeStored(options))
