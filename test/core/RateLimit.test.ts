@@ -227,6 +227,21 @@ describe("RateLimit", () => {
     })
   )
 
+  it.effect("gives nothing back to a limit that it learnt of after the call was sent", () =>
+    Effect.gen(function* () {
+      const limits = { tokens: { limit: 1000, remaining: 500, reset: Duration.days(1) } }
+      const { left, self } = yield* guarded(tokens(1e6, { estimate: () => ({ input: 0, output: 100 }) }), (index) =>
+        index === 0 ? ScriptedProvider.delay("1 milli", used(0, 30)) : ScriptedProvider.answer("ok", { limits })
+      )
+      const first = yield* Effect.forkChild(self.generate(request), { startImmediately: true })
+      yield* self.generate(request)
+      yield* TestClock.adjust("1 milli")
+      yield* Fiber.join(first)
+
+      assert.strictEqual((yield* left)[1], 500)
+    })
+  )
+
   it.effect("tells who waited, for what and how long", () =>
     Effect.gen(function* () {
       const hub = ResilienceEvent.makeHub()

@@ -50,8 +50,9 @@ export const waitFor = (self: Meter, amount: number, now: number): number =>
  * @since 0.1.0
  */
 export const take = (self: Meter, amount: number, now: number): Meter => ({
-  ...self,
-  fullAt: Math.max(self.fullAt, now) + amount * self.interval
+  fullAt: Math.max(self.fullAt, now) + amount * self.interval,
+  interval: self.interval,
+  window: self.window
 })
 
 /**

@@ -273,16 +273,10 @@ const build = (
 
     const settle = (self: Provider, ticket: Ticket, outcome: Policy.Outcome): Effect.Effect<void> => {
       const unused = unusedBy(ticket, outcome)
-      const back =
-        ticket.parts === undefined || unused === undefined
-          ? []
-          : // A meter that was told of meanwhile has taken nothing.
-            partsOf(unused.requests, unused).filter(
-              ({ amount, name }) => amount !== 0 && ticket.parts?.some((part) => part.name === name)
-            )
+      const back = unused === undefined ? none : partsOf(unused.requests, unused).filter(wasTaken(ticket))
       const limits = outcome._tag === "Succeeded" ? outcome.limits : undefined
-      if (back.length === 0 && limits === undefined) return Effect.void
       if (limits !== undefined) isTold = true
+      else if (back.length === 0) return Effect.void
       const given = back.length === 0 ? Effect.void : store.give(key, back)
       return tell(self.id, limits === undefined ? given : Effect.andThen(given, learn(limits)))
     }
@@ -298,9 +292,11 @@ const build = (
       )
 
     const state: Effect.Effect<Limits> = Effect.suspend(() => {
-      const looked = store.take(key, partsOf(0, nothing), 0)
+      const parts = partsOf(0, nothing)
+      const looked = store.take(key, parts, 0)
       return Effect.catchCause(
-        Effect.map(isLocal ? looked : asked(looked), ({ left }) => {
+        Effect.map(isLocal ? looked : asked(looked), ({ left: inOrder }) => {
+          const left = new Map(parts.map((part, index) => [part.name, inOrder[index]] as const))
           const limits: { -readonly [name in keyof Limits]: Limit } = {}
           for (const name of reported) {
             const own = name === "requests" ? requestsPerMinute : name === "tokens" ? tokensPerMinute : undefined
@@ -343,6 +339,14 @@ const build = (
     }
   })
 
+const none: ReadonlyArray<RateLimitStore.Part> = []
+
+// A meter that was told of meanwhile has taken nothing, and one of a store that failed neither.
+const wasTaken =
+  ({ parts }: Ticket) =>
+  ({ amount, name }: RateLimitStore.Part): boolean =>
+    amount !== 0 && parts !== undefined && parts.some((part) => part.name === name)
+
 const reported = ["requests", "tokens", "inputTokens", "outputTokens"] as const
 
 const reportOf = ({ limit, remaining, reset }: Limit) => ({
@@ -362,12 +366,9 @@ const unusedBy = (
   outcome: Policy.Outcome
 ): (Estimate & { readonly requests: number }) | undefined => {
   if (outcome._tag === "Succeeded") {
-    const { inputTokens, outputTokens } = outcome.usage ?? {}
-    return {
-      requests: 0,
-      input: input - (inputTokens?.total ?? input),
-      output: output - (outputTokens?.total ?? output)
-    }
+    const [read, wrote] = [outcome.usage?.inputTokens.total, outcome.usage?.outputTokens.total]
+    if (read === undefined && wrote === undefined) return undefined
+    return { requests: 0, input: input - (read ?? input), output: output - (wrote ?? output) }
   }
   if (outcome._tag === "Abandoned") return undefined
   if (outcome.error._tag === "LlmUnavailable") return { requests: 1, input, output }

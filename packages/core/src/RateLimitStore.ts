@@ -37,7 +37,7 @@ export interface Part {
 
 /**
  * The answer to a call: whether it took, how many milliseconds it has to wait (or would have had to), for which meter, and what is
- * left of each one that is known.
+ * left for each of its parts, as far as its meter is known.
  *
  * @category models
  * @since 0.1.0
@@ -46,7 +46,7 @@ export interface Taken {
   readonly taken: boolean
   readonly wait: number
   readonly by: Name | undefined
-  readonly left: ReadonlyMap<Name, number>
+  readonly left: ReadonlyArray<number | undefined>
 }
 
 /**
@@ -132,14 +132,13 @@ export const makeMemory = (options?: { readonly maxKeys?: number | undefined }):
         const meters = metersOf(key)
         const { by, wait } = longest(meters, parts, now)
         const taken = wait <= maxWait
-        const left = new Map<Name, number>()
-        for (const part of parts) {
+        const left = parts.map((part) => {
           const meter = meterOf(meters, part)
-          if (meter === undefined) continue
+          if (meter === undefined) return undefined
           const after = taken ? Meter.take(meter, part.amount, now) : meter
           meters.set(part.name, after)
-          left.set(part.name, Meter.left(after, now))
-        }
+          return Meter.left(after, now)
+        })
         return { taken, wait, by, left }
       }),
     give: (key, parts) =>
@@ -166,7 +165,10 @@ const meterOf = (meters: ReadonlyMap<Name, Meter.Meter>, part: Part): Meter.Mete
   const known = meters.get(part.name)
   if (part.perMinute === undefined) return known
   const fresh = Meter.perMinute(part.perMinute)
-  return known === undefined ? fresh : { ...fresh, fullAt: known.fullAt }
+  // Somebody else with the same key may have another limit.
+  return known === undefined || known.interval === fresh.interval
+    ? (known ?? fresh)
+    : { ...fresh, fullAt: known.fullAt }
 }
 
 const longest = (
@@ -229,12 +231,7 @@ export const layerRedis = (options?: {
               taken: taken === "1",
               wait: Number(wait),
               by: parts.find((part) => part.name === by)?.name,
-              left: new Map(
-                parts.flatMap((part, index) => {
-                  const units = left[index] ?? ""
-                  return units === "" ? [] : [[part.name, units === "all" ? Infinity : Number(units)] as const]
-                })
-              )
+              left: left.map((units) => (units === "" ? undefined : units === "all" ? Infinity : Number(units)))
             })
           }),
         give: (key, parts) => Effect.mapError(Effect.asVoid(give(prefix + key, parts)), failed("give")),
