@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Bulkhead, Fallback, LlmRequest, LlmResponse, Provider, ResilienceEvent } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Deferred, Duration, Effect, Fiber, Schema, Stream } from "effect"
+import { Deferred, Duration, Effect, Fiber, Schema, Scheduler, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -265,6 +265,30 @@ describe("Bulkhead", () => {
         { _tag: "Skipped", provider: "primary", model: "scripted-1", reason: { _tag: "Saturated" } }
       ])
       assert.strictEqual(yield* provider.count, 1)
+    })
+  )
+
+  it.effect("never loses a waiter whose fiber yields on its way into the line", () =>
+    Effect.gen(function* () {
+      const bulkhead = yield* Bulkhead.make({ permits: 1, queue: 1, maxWait: Infinity })
+      const self = bulkhead.guard(
+        Provider.make({
+          id: "instant",
+          model: "m",
+          generate: ({ id }) =>
+            Array.from({ length: id }).reduce<Effect.Effect<{ readonly content: LlmResponse.LlmResponse["content"] }>>(
+              (rest) => Effect.flatMap(Effect.void, () => rest),
+              Effect.succeed({ content: LlmResponse.textContent("ok") })
+            )
+        })
+      )
+      // With fewer operations between two yields no fiber gets anywhere.
+      for (let ops = 3; ops <= 8; ops++) {
+        for (let id = 0; id <= 30; id++) {
+          const calls = Effect.all([self.generate({ ...request, id }), self.generate(request)], { concurrency: 2 })
+          yield* Effect.provideService(calls, Scheduler.MaxOpsBeforeYield, ops)
+        }
+      }
     })
   )
 

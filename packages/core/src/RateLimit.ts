@@ -35,6 +35,7 @@
  *
  * @since 0.1.0
  */
+import type { Prompt } from "effect/ai/Prompt"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -156,10 +157,20 @@ const settingsOf = (options: Options | undefined): Settings => {
   }
 }
 
-const estimated = (request: LlmRequest, outputTokens: number): Estimate => {
+const estimated = (request: LlmRequest, outputTokens: number): Estimate => ({
+  input: 100 * request.tools.length + promptTokens(request.prompt),
+  output: request.settings.maxOutputTokens ?? outputTokens
+})
+
+// A prompt is asked for several times on its way through a chain, and the result of a tool may be long.
+const known = new WeakMap<Prompt, number>()
+
+const promptTokens = (prompt: Prompt): number => {
+  const counted = known.get(prompt)
+  if (counted !== undefined) return counted
   let characters = 0
-  let tokens = 100 * request.tools.length
-  for (const { content } of request.prompt.content) {
+  let tokens = 0
+  for (const { content } of prompt.content) {
     if (typeof content === "string") characters += content.length
     else {
       for (const part of content) {
@@ -170,7 +181,9 @@ const estimated = (request: LlmRequest, outputTokens: number): Estimate => {
       }
     }
   }
-  return { input: tokens + Math.ceil(characters / 4), output: request.settings.maxOutputTokens ?? outputTokens }
+  tokens += Math.ceil(characters / 4)
+  known.set(prompt, tokens)
+  return tokens
 }
 
 const written = (value: unknown): number => (typeof value === "string" ? value : (JSON.stringify(value) ?? "")).length

@@ -138,6 +138,8 @@ export const make = (rules: Rules): Gatekeeper => {
   const woken = (ticket: Ticket, patience: number): Effect.Effect<void> =>
     Effect.withFiber((fiber) =>
       Effect.callback<void>((resume) => {
+        // The fiber may have yielded since it came into the line.
+        if (ticket.place !== "Waiting") return resume(Effect.void)
         let timer: Fiber.Fiber<void> | undefined
         ticket.wake = () => {
           timer?.interruptUnsafe()
