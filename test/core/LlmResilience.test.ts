@@ -485,7 +485,7 @@ fallback_chain:
       return Effect.gen(function* () {
         for (let call = 0; call < 30; call++) yield* LlmResilience.generate({ prompt: "Hi" })
         assert.deepStrictEqual(yield* counts(made), [20, 10, 0])
-        yield* TestClock.adjust("37 seconds")
+        yield* TestClock.adjust("45 seconds")
         assert.deepStrictEqual(yield* counts(made), [21, 10, 1])
 
         for (const { setScript } of made) yield* setScript([ScriptedProvider.fail("ServerError")])

@@ -60,7 +60,12 @@ fallback_chain:
               temperature: 0.2,
               context_window: 8000,
               weight: 2.5,
-              health_check: "off"
+              health_check: "off",
+              max_concurrent: 10,
+              max_queued: 0,
+              max_wait: "200ms",
+              requests_per_minute: 500,
+              tokens_per_minute: 30000
             }
           ],
           deadline: "1m",

@@ -158,12 +158,14 @@ export const run = (scenario: Scenario, { options, perSecond }: Setting, seed = 
     return Provider.make({
       id,
       model: `${id}-model`,
-      generate: () =>
+      generate: ({ settings }) =>
         Effect.flatMap(Random.next, (random) => {
           const second = time.now() / 1000
           calls.push({ id, second })
           const { after, error, retryAfter } = behaviour(second, inFlight.get(id) ?? 0, random)
-          change(1)
+          // The checks of a quiet provider go on when all traffic is over.
+          const isCheck = settings.maxOutputTokens !== undefined
+          if (!isCheck) change(1)
           const wait = after === undefined ? Effect.never : Effect.sleep(Duration.millis(after))
           return Effect.ensuring(
             Effect.andThen(
@@ -172,7 +174,7 @@ export const run = (scenario: Scenario, { options, perSecond }: Setting, seed = 
                 ? Effect.succeed({ content: LlmResponse.textContent("Hello!") })
                 : Effect.fail(errorOf(id, error, retryAfter))
             ),
-            Effect.sync(() => change(-1))
+            Effect.sync(() => (isCheck ? undefined : change(-1)))
           )
         })
     })
@@ -199,10 +201,11 @@ export const run = (scenario: Scenario, { options, perSecond }: Setting, seed = 
       }
       yield* Effect.sleep("60 seconds")
       const status = yield* resilience.status
-      return status.flatMap(({ circuit, provider, unavailable }) => [
+      return status.flatMap(({ circuit, load, provider, unavailable }) => [
         ...(circuit !== undefined && circuit._tag !== "Closed"
           ? [`the circuit of ${provider} is ${circuit._tag}`]
           : []),
+        ...((load?.inFlight ?? 0) + (load?.waiting ?? 0) === 0 ? [] : [`${provider} has calls in its bulkhead`]),
         ...(unavailable === undefined ? [] : [`${provider} is ${unavailable._tag}`]),
         ...((inFlight.get(provider) ?? 0) === 0 ? [] : [`${provider} still has calls`])
       ])
@@ -268,6 +271,11 @@ export const settings = {
     deadline: "30 seconds",
     health: {},
     fallback: { hedge: {} },
-    policy: LlmResilience.standard({ timeouts: { attempt: "10 seconds" } })
+    policy: LlmResilience.standard({
+      timeouts: { attempt: "10 seconds" },
+      bulkhead: { permits: 500 },
+      rateLimit: {},
+      adaptiveConcurrency: { initial: 100 }
+    })
   }
 } satisfies { readonly [name: string]: Setting["options"] }

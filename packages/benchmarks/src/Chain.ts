@@ -17,6 +17,22 @@ export const figures = Effect.gen(function* () {
   const chain = yield* LlmResilience.make({ steps: [{ provider }, { provider: healthy("backup") }] })
   const happy = () => chain.generate(requestWithDeadline)
 
+  const all = yield* LlmResilience.make({
+    health: {},
+    fallback: { hedge: {}, routing: { strategy: "least-latency" } },
+    policy: LlmResilience.standard({
+      bulkhead: { permits: 1000 },
+      rateLimit: { requestsPerMinute: 1e9, tokensPerMinute: 1e12 },
+      adaptiveConcurrency: {}
+    }),
+    steps: [
+      { provider, priority: 0 },
+      { provider: healthy("equal"), priority: 0 },
+      { provider: healthy("backup"), priority: 1 }
+    ]
+  })
+  const everything = () => all.generate(requestWithDeadline)
+
   const breaker = yield* StockBreaker.make({
     tripPolicy: StockBreaker.consecutive(5),
     openDuration: "60 seconds"
@@ -53,6 +69,13 @@ export const figures = Effect.gen(function* () {
   return [
     { name: "bare.cpu", about: "a provider that answers through a resolved promise", of: bare },
     { name: "happy.cpu", about: "the full chain, minus bare", goal: 15, of: happy, minus: bare },
+    {
+      name: "everything.cpu",
+      about: "with every policy on: limits, hedging, routing, health, minus bare",
+      goal: 15,
+      of: everything,
+      minus: bare
+    },
     { name: "stock.cpu", about: "effect's own breaker, retry and timeout, minus bare", of: stock, minus: bare },
     { name: "events.cpu", about: "what one listener adds to happy", of: listened, minus: happy },
     {

@@ -309,9 +309,9 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
       const checkOnce = Effect.gen(function* () {
         const start = monotonic(clock)
         if (start - checkedAt < 0.8 * interval && judged(start) !== "unhealthy") return
-        checkedAt = start
         // What real calls show is better than any check, and a provider that asked for rest must not be asked.
         if ((self.vitals?.at(start).succeededAt ?? -Infinity) > start - interval) return
+        checkedAt = start
         const reason = yield* self.availability(LlmRequest.make({ prompt: "" }))
         if (reason !== undefined && rests(reason)) return
         const late = Effect.fail(

@@ -44,7 +44,9 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
+import * as AdaptiveConcurrency from "./AdaptiveConcurrency.ts"
 import * as Budget from "./Budget.ts"
+import * as Bulkhead from "./Bulkhead.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as Decision from "./Decision.ts"
 import * as Degradation from "./Degradation.ts"
@@ -62,6 +64,7 @@ import * as OutputGuard from "./OutputGuard.ts"
 import * as Policy from "./Policy.ts"
 import * as Provider from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
+import * as RateLimit from "./RateLimit.ts"
 import * as ResilienceConfig from "./ResilienceConfig.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 import * as Retry from "./Retry.ts"
@@ -274,18 +277,24 @@ export interface Options<out R = never> {
  *
  * **Details**
  *
- * Each part takes its own options, or `"off"`. `hedge` asks the same provider twice and is off by default, because it costs money; it goes
- * around all others.
+ * Each part takes its own options, or `"off"`. Four are off unless they get options, because nobody can guess them or because they cost money:
+ * `bulkhead` and `hedge` (the same provider asked twice) go around all others, `rateLimit` and `adaptiveConcurrency` go between throttling and the
+ * breaker.
  *
  * @category policies
  * @since 0.1.0
  */
 export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<NoInfer<R>> =>
   Policy.all([
+    options?.bulkhead === undefined || options.bulkhead === "off" ? Policy.none : Bulkhead.policy(options.bulkhead),
     options?.hedge === undefined || options.hedge === "off" ? Policy.none : Hedge.policy(options.hedge),
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
     options?.throttle === "off" ? Policy.none : Throttle.policy(options?.throttle),
+    options?.rateLimit === undefined || options.rateLimit === "off" ? Policy.none : RateLimit.policy(options.rateLimit),
+    options?.adaptiveConcurrency === undefined || options.adaptiveConcurrency === "off"
+      ? Policy.none
+      : AdaptiveConcurrency.policy(options.adaptiveConcurrency),
     options?.circuitBreaker === "off"
       ? Policy.none
       : CircuitBreaker.policy({ slowStart: "20 seconds", ...options?.circuitBreaker }),
@@ -302,10 +311,13 @@ export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy
  * @since 0.1.0
  */
 export interface StandardOptions<R = never> {
+  readonly bulkhead?: Bulkhead.Options | "off" | undefined
   readonly hedge?: Hedge.Options | "off" | undefined
   readonly retry?: Retry.Options | "off" | undefined
   readonly cooldown?: Cooldown.Options | "off" | undefined
   readonly throttle?: Throttle.Options | "off" | undefined
+  readonly rateLimit?: RateLimit.Options | "off" | undefined
+  readonly adaptiveConcurrency?: AdaptiveConcurrency.Options | "off" | undefined
   readonly circuitBreaker?: CircuitBreaker.Options | "off" | undefined
   readonly budget?: Budget.Options | "off" | undefined
   readonly vitals?: Vitals.Options | "off" | undefined
@@ -783,6 +795,9 @@ const joined = <R>(file: StandardOptions, beside: StandardOptions<R> | undefined
   budget: part(file.budget, beside?.budget),
   vitals: beside?.vitals,
   hedge: beside?.hedge,
+  bulkhead: part(file.bulkhead, beside?.bulkhead),
+  rateLimit: part(file.rateLimit, beside?.rateLimit),
+  adaptiveConcurrency: beside?.adaptiveConcurrency,
   outputGuard: beside?.outputGuard
 })
 
@@ -790,6 +805,12 @@ const part = <O extends object>(file: O | "off" | undefined, beside: O | "off" |
   typeof file === "object" && typeof beside === "object" ? { ...file, ...beside } : (beside ?? file)
 
 const configured = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): StandardOptions => ({
+  ...(step.maxConcurrent === undefined
+    ? {}
+    : { bulkhead: { permits: step.maxConcurrent, queue: step.maxQueued, maxWait: step.maxWait } }),
+  ...(step.requestsPerMinute === undefined && step.tokensPerMinute === undefined
+    ? {}
+    : { rateLimit: { requestsPerMinute: step.requestsPerMinute, tokensPerMinute: step.tokensPerMinute } }),
   timeouts: { attempt: step.timeout, idle: step.idleTimeout },
   retry: { schedule: Retry.exponential(config.retry), maxRetryAfter: config.retry?.maxRetryAfter },
   circuitBreaker: {

@@ -96,7 +96,7 @@ const PositiveInt = Schema.Int.check(atLeast(1))
  * `id` defaults to the provider's name, with the model when several steps use the same provider. Steps are asked by rising
  * `priority`; without one, in the order in which they are written. `timeout` bounds a whole answer and the first token of a stream,
  * `idleTimeout` the silence between two tokens. Steps of equal priority share the load by `weight`. `healthCheck` switches the checks of this step
- * off. `degraded` marks a smaller model or one with shorter answers. `apiKeyEnv` names the variable that holds the key, never the key.
+ * off. `maxConcurrent` is a bulkhead with `maxQueued` calls that wait for at most `maxWait`; the two rates are limits of your own. `degraded` marks a smaller model or one with shorter answers. `apiKeyEnv` names the variable that holds the key, never the key.
  *
  * @category schemas
  * @since 0.1.0
@@ -120,6 +120,11 @@ export const Step = Schema.Struct({
   contextWindow: Schema.optionalKey(PositiveInt),
   weight: Schema.optionalKey(Schema.Finite.check(Schema.makeFilter((n: number) => n > 0))),
   healthCheck: Schema.optionalKey(Schema.Literals(["on", "off"])),
+  maxConcurrent: Schema.optionalKey(PositiveInt),
+  maxQueued: Schema.optionalKey(Count),
+  maxWait: Schema.optionalKey(DurationText),
+  requestsPerMinute: Schema.optionalKey(PositiveInt),
+  tokensPerMinute: Schema.optionalKey(PositiveInt),
   degraded: Schema.optionalKey(Schema.Literals(["smaller", "shorter"]))
 }).pipe(
   Schema.encodeKeys({
@@ -128,7 +133,12 @@ export const Step = Schema.Struct({
     apiKeyEnv: "api_key_env",
     maxOutputTokens: "max_output_tokens",
     contextWindow: "context_window",
-    healthCheck: "health_check"
+    healthCheck: "health_check",
+    maxConcurrent: "max_concurrent",
+    maxQueued: "max_queued",
+    maxWait: "max_wait",
+    requestsPerMinute: "requests_per_minute",
+    tokensPerMinute: "tokens_per_minute"
   })
 )
 
@@ -367,6 +377,11 @@ const sections: { readonly [section: string]: { readonly [key: string]: string }
     context_window: "a whole number of tokens of at least 1",
     weight: "a number greater than 0",
     health_check: '"on" or "off"',
+    max_concurrent: "a whole number of at least 1",
+    max_queued: "a whole number of at least 0",
+    max_wait: aDuration,
+    requests_per_minute: "a whole number of at least 1",
+    tokens_per_minute: "a whole number of at least 1",
     degraded: '"smaller" or "shorter"'
   },
   retry: { retries: "a whole number of at least 0", base: aDuration, cap: aDuration, max_retry_after: aDuration },
