@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { CircuitBreaker, LlmRequest, Policy, type Provider, type ProviderError, Timeouts } from "@llm-resilience/core"
 import { Provider as Providers, LlmResponse } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Clock, Duration, Effect, Exit, Fiber, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Random, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -254,6 +254,36 @@ describe("Timeouts", () => {
 
         assert.deepStrictEqual(times, [4000, 1000])
       })
+    )
+  })
+
+  describe("of many calls", () => {
+    it.effect("each end at their own time, whatever the others do", () =>
+      Effect.gen(function* () {
+        for (let history = 0; history < 100; history++) {
+          const start = yield* Clock.currentTimeMillis
+          const callers = yield* Effect.forEach(Array.from({ length: 12 }), () =>
+            Effect.gen(function* () {
+              const begins = yield* Random.nextIntBetween(0, 1500)
+              const attempt = yield* Random.nextIntBetween(1, 1500)
+              const answers = yield* Random.nextIntBetween(1, 3000)
+              const { self } = yield* bounded([ScriptedProvider.delay(answers, ScriptedProvider.answer("Hello"))], {
+                attempt
+              })
+              const fiber = yield* Effect.forkChild(
+                Effect.sleep(begins).pipe(
+                  Effect.andThen(Effect.exit(self.generate(request))),
+                  Effect.flatMap(() => Clock.currentTimeMillis)
+                )
+              )
+              return { expected: start + begins + Math.min(attempt, answers), fiber }
+            })
+          )
+          yield* TestClock.adjust("1 minute")
+
+          for (const { expected, fiber } of callers) assert.strictEqual(yield* Fiber.join(fiber), expected)
+        }
+      }).pipe(Random.withSeed("bells"))
     )
   })
 })

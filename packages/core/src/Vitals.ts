@@ -19,6 +19,7 @@ import * as Effect from "effect/Effect"
 import * as Decision from "./Decision.ts"
 import { fade } from "./internal/decay.ts"
 import { monotonic } from "./internal/monotonic.ts"
+import { newest } from "./internal/newest.ts"
 import * as Policy from "./Policy.ts"
 import type { Provider } from "./Provider.ts"
 import type * as ProviderError from "./ProviderError.ts"
@@ -103,12 +104,10 @@ interface Pace {
   readonly at: number
   readonly recent: Mean
   readonly usual: Mean
-  readonly newest: ReadonlyArray<number>
-  readonly seen: number
 }
 
 const none: Mean = { weight: 0, sum: 0 }
-const unknown: Pace = { at: -Infinity, recent: none, usual: none, newest: [], seen: 0 }
+const unknown: Pace = { at: -Infinity, recent: none, usual: none }
 
 const meanOf = ({ sum, weight }: Mean): number | undefined => (weight > 0 ? sum / weight : undefined)
 
@@ -120,9 +119,7 @@ const add = (mean: Mean, duration: number, kept: number): Mean => ({
 const paced = (pace: Pace, duration: number, now: number, halfLife: number): Pace => ({
   at: now,
   recent: add(pace.recent, duration, fade(now - pace.at, halfLife)),
-  usual: add(pace.usual, duration, fade(now - pace.at, 20 * halfLife)),
-  newest: pace.newest.length < window ? [...pace.newest, duration] : pace.newest.with(pace.seen % window, duration),
-  seen: pace.seen + 1
+  usual: add(pace.usual, duration, fade(now - pace.at, 20 * halfLife))
 })
 
 /**
@@ -147,6 +144,7 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
     let failedAt = -Infinity
     let lastError: ProviderError.ProviderError | undefined
     const paces: { [M in Method]: Pace } = { generate: unknown, stream: unknown }
+    const latencies = { generate: newest(window), stream: newest(window) }
 
     const started = Effect.sync(() => {
       inFlight++
@@ -167,21 +165,15 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
       const measured =
         outcome._tag === "Succeeded" ||
         (outcome._tag === "Abandoned" && outcome.duration > (quantile(method, 0.95) ?? Infinity))
-      if (measured) paces[method] = paced(paces[method], outcome.duration, now, halfLife)
+      if (measured) {
+        paces[method] = paced(paces[method], outcome.duration, now, halfLife)
+        latencies[method].add(outcome.duration)
+      }
       for (const listener of listeners) listener(now)
     }
 
-    // Sorting is dear, so a quantile is worked out anew for every eighth latency only.
-    const known = new Map<string, { readonly seen: number; readonly value: number }>()
-    const quantile = (method: Method, share: number): number | undefined => {
-      const { newest, seen } = paces[method]
-      if (newest.length < warmUp) return undefined
-      const before = known.get(`${method}${share}`)
-      if (before !== undefined && seen - before.seen < 8) return before.value
-      const value = newest.toSorted((left, right) => left - right)[Math.ceil(share * newest.length) - 1] ?? 0
-      known.set(`${method}${share}`, { seen, value })
-      return value
-    }
+    const quantile = (method: Method, share: number): number | undefined =>
+      latencies[method].count() < warmUp ? undefined : latencies[method].quantile(share)
 
     const at = (now: number): Reading => ({
       calls: counted.calls * fade(now - counted.at, halfLife),

@@ -1,9 +1,8 @@
 import type * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import { alarmOf } from "./alarm.ts"
 import { settled } from "./within.ts"
 
 /**
@@ -26,11 +25,13 @@ export const racing = <A, E>(
     const fork = Effect.runForkWith(parent.context)
     return Effect.callback<A, E>((resume) => {
       const running = new Set<Fiber.Fiber<unknown, unknown>>()
-      let timer: Fiber.Fiber<void> | undefined
+      let asking: Fiber.Fiber<void> | undefined
+      let stop = (): void => {}
       let over = false
       const finish = (exit: Exit.Exit<A, E>): void => {
         over = true
-        timer?.interruptUnsafe()
+        stop()
+        asking?.interruptUnsafe()
         for (const fiber of running) fiber.interruptUnsafe()
         resume(exit)
       }
@@ -48,19 +49,20 @@ export const racing = <A, E>(
       }
       start(first)
       if (running.size > 0) {
-        timer = fork(
-          Effect.andThen(
-            Clock.clockWith((clock) => clock.sleep(Duration.millis(millis))),
+        stop = alarmOf(parent).after(millis, () => {
+          asking = fork(
             Effect.map(second, (leg) => {
-              timer = undefined
+              asking = undefined
               if (leg !== undefined && !over) start(leg)
             })
           )
-        )
+        })
       }
       return Effect.suspend(() => {
         const legs = [...running]
-        timer?.interruptUnsafe()
+        over = true
+        stop()
+        asking?.interruptUnsafe()
         for (const fiber of legs) fiber.interruptUnsafe()
         return Effect.forEach(legs, settled, { discard: true })
       })

@@ -1,8 +1,6 @@
-import * as Clock from "effect/Clock"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import { alarmOf } from "./alarm.ts"
 
 /**
  * Runs an effect and ends it with `onTimeout` when `millis` have passed.
@@ -27,27 +25,20 @@ export const within = <A, E, E2>(
           const already = worker.pollUnsafe()
           if (already !== undefined) return resume(already)
           let late = false
-          let timer: Fiber.Fiber<void> | undefined
-          const after = (millis: number, then: () => void): void => {
-            const sleeper = fork(Clock.clockWith((clock) => clock.sleep(Duration.millis(Math.max(0, millis)))))
-            timer = sleeper
-            sleeper.addObserver((exit) => {
-              if (Exit.isSuccess(exit)) then()
-            })
-          }
+          const { after } = alarmOf(parent)
           worker.addObserver((exit) => {
-            timer?.interruptUnsafe()
+            stop()
             resume(late ? onTimeout() : exit)
           })
-          after(millis, () => {
+          let stop = after(millis, () => {
             late = true
             // First stop the loser, then let the caller go on: whatever it asks next must not meet what the loser still holds.
             worker.interruptUnsafe()
             if (grace <= 0) resume(onTimeout())
-            else if (grace < Infinity) after(grace, () => resume(onTimeout()))
+            else if (grace < Infinity) stop = after(grace, () => resume(onTimeout()))
           })
           return Effect.suspend(() => {
-            timer?.interruptUnsafe()
+            stop()
             worker.interruptUnsafe()
             return settled(worker)
           })

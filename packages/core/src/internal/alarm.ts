@@ -1,0 +1,89 @@
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import * as Scheduler from "effect/Scheduler"
+import { monotonic } from "./monotonic.ts"
+
+/**
+ * Calls functions when their time has come: one sleeping fiber for all calls on a clock, instead of a timer for each of them, which nearly
+ * always is started to be stopped and costs more than everything else about a call that is answered.
+ */
+export interface Alarm {
+  /** Calls `ring` after so many milliseconds, unless the returned function is called before. `ring` must not throw. */
+  readonly after: (millis: number, ring: () => void) => () => void
+}
+
+interface Bell {
+  readonly due: number
+  readonly ring: () => void
+}
+
+// The next call probably comes soon, so the sleeper stays for a moment when nobody needs it; longer would keep a process that is done alive.
+const linger = 250
+
+// Less than a microsecond cannot be slept.
+const tolerance = 0.001
+
+const alarms = new WeakMap<Clock.Clock, Alarm>()
+
+/** The alarm of the clock that a fiber runs on. */
+export const alarmOf = (fiber: Fiber.Fiber<unknown, unknown>): Alarm => {
+  const clock = fiber.getRef(Clock.Clock)
+  const known = alarms.get(clock)
+  if (known !== undefined) return known
+  // Nothing else of the first caller's context should live as long as its clock.
+  const context = Context.make(Clock.Clock, clock).pipe(
+    Context.add(Scheduler.Scheduler, fiber.getRef(Scheduler.Scheduler))
+  )
+  const alarm = make(clock, Effect.runForkWith(context))
+  alarms.set(clock, alarm)
+  return alarm
+}
+
+const make = (clock: Clock.Clock, fork: ReturnType<typeof Effect.runForkWith<never>>): Alarm => {
+  const bells = new Set<Bell>()
+  let sleeper: Fiber.Fiber<void> | undefined
+  let wakesAt = Infinity
+
+  const sleepUntil = (due: number, now: number): void => {
+    const before = sleeper
+    sleeper = undefined
+    before?.interruptUnsafe()
+    wakesAt = due
+    const fiber = fork(clock.sleep(Duration.millis(Math.max(0, due - now))))
+    sleeper = fiber
+    fiber.addObserver(() => {
+      if (sleeper === fiber) wake()
+    })
+  }
+
+  const wake = (): void => {
+    sleeper = undefined
+    const now = monotonic(clock)
+    // Whoever is rung may set a bell of its own, which goes to sleep with the others.
+    wakesAt = -Infinity
+    for (const bell of bells) {
+      if (bell.due - now > tolerance || !bells.delete(bell)) continue
+      bell.ring()
+    }
+    wakesAt = Infinity
+    for (const { due } of bells) wakesAt = Math.min(wakesAt, due)
+    if (bells.size > 0) sleepUntil(wakesAt, now)
+  }
+
+  return {
+    after: (millis, ring) => {
+      const now = monotonic(clock)
+      const bell = { due: now + Math.max(0, millis), ring }
+      bells.add(bell)
+      if (bell.due < wakesAt) sleepUntil(sleeper === undefined ? Math.min(bell.due, now + linger) : bell.due, now)
+      return () => {
+        if (!bells.delete(bell) || bells.size > 0 || sleeper === undefined) return
+        const now = monotonic(clock)
+        if (wakesAt - now > linger) sleepUntil(now + linger, now)
+      }
+    }
+  }
+}
