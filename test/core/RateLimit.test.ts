@@ -214,6 +214,26 @@ describe("RateLimit", () => {
     })
   )
 
+  it.effect(
+    "lets the last resort find out whether a report still holds, but not whether a limit of your own does",
+    () =>
+      Effect.gen(function* () {
+        const limits = { requests: { limit: 10, remaining: 0, reset: Duration.minutes(10) } }
+        const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.answer("ok", { limits })] })
+        const learning = yield* RateLimit.policy()(provider)
+        const limited = yield* RateLimit.policy({ requestsPerMinute: 1 })(provider)
+        for (const guarded of [learning, limited]) yield* guarded.generate(request)
+        const urgent = { ...request, lastResort: true }
+
+        assert.strictEqual((yield* Effect.exit(learning.generate(request)))._tag, "Failure")
+        assert.strictEqual((yield* Effect.exit(learning.generate(urgent)))._tag, "Success")
+        assert.isUndefined(yield* learning.availability(urgent))
+        const fiber = yield* Effect.forkChild(Effect.exit(limited.generate(urgent)))
+        yield* TestClock.adjust("2 seconds")
+        assert.strictEqual((yield* Fiber.join(fiber))._tag, "Failure")
+      })
+  )
+
   it.effect("learns the limits of input and output tokens as well", () =>
     Effect.gen(function* () {
       for (const name of ["tokens", "inputTokens", "outputTokens"] as const) {

@@ -272,14 +272,14 @@ export interface Options<out R = never> {
 }
 
 /**
- * The policy around one provider that is right for most: retries, cooling down, throttling, a circuit breaker, a budget for retries and hedges,
+ * The policy around one provider that is right for most: retries, cooling down, throttling, the limits that it reports, a circuit breaker, a budget for retries and hedges,
  * measuring, timeouts, and a guard that looks at what the model said, in this order from outside to inside.
  *
  * **Details**
  *
- * Each part takes its own options, or `"off"`. Four are off unless they get options, because nobody can guess them or because they cost money:
- * `bulkhead` and `hedge` (the same provider asked twice) go around all others, `rateLimit` and `adaptiveConcurrency` go between throttling and the
- * breaker.
+ * Each part takes its own options, or `"off"`. Three are off unless they get options, because nobody can guess them or because they cost money:
+ * `bulkhead` and `hedge` (the same provider asked twice) go around all others, `adaptiveConcurrency` goes around the breaker. `rateLimit` only
+ * learns from what the provider reports, unless it gets limits of your own.
  *
  * @category policies
  * @since 0.1.0
@@ -291,7 +291,7 @@ export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
     options?.throttle === "off" ? Policy.none : Throttle.policy(options?.throttle),
-    options?.rateLimit === undefined || options.rateLimit === "off" ? Policy.none : RateLimit.policy(options.rateLimit),
+    options?.rateLimit === "off" ? Policy.none : RateLimit.policy(options?.rateLimit),
     options?.adaptiveConcurrency === undefined || options.adaptiveConcurrency === "off"
       ? Policy.none
       : AdaptiveConcurrency.policy(options.adaptiveConcurrency),

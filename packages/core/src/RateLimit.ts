@@ -10,7 +10,7 @@
  * - What the provider reports with an answer (`LlmResponse.limits`: size, rest, time until it is full). It tells of everybody's use. A limit with
  *   nothing left makes calls wait as long as the provider says that it takes to fill what they need.
  *
- * A policy without options only learns. Both are meters that are filled evenly ({@link Meter}), in a {@link RateLimitStore}: in memory, or in a
+ * A policy without options only learns; it lets the call pass that is to find out whether anybody can answer. Both are meters that are filled evenly ({@link Meter}), in a {@link RateLimitStore}: in memory, or in a
  * Redis that processes share. When the store fails, calls pass and an event tells.
  *
  * **Waiting**
@@ -209,6 +209,10 @@ const build = (
     // Until the first report there is nothing to look up, for the others either.
     let isTold = false
 
+    // A report may be out of date: the call that is to find out whether anybody is back may find that out as well.
+    const findsOut = (request: LlmRequest): boolean =>
+      request.lastResort && requestsPerMinute === undefined && tokensPerMinute === undefined
+
     const estimate = (request: LlmRequest): Estimate =>
       isTold || tokensPerMinute !== undefined ? settings.estimate(request) : nothing
 
@@ -250,7 +254,7 @@ const build = (
 
     const admit = (self: Provider, request: LlmRequest, now: number): Effect.Effect<Ticket, Failure> => {
       const cost = estimate(request)
-      const parts = partsOf(1, cost)
+      const parts = findsOut(request) ? none : partsOf(1, cost)
       const ticket: Ticket = { ...cost, request, parts }
       if (parts.length === 0) return Effect.succeed(ticket)
       const taking = store.take(key, parts, patienceOf(request, now))
@@ -334,7 +338,7 @@ const build = (
         })(self),
         availability: (request) =>
           Clock.clockWith((clock) => {
-            const parts = partsOf(1, estimate(request))
+            const parts = findsOut(request) ? none : partsOf(1, estimate(request))
             if (parts.length === 0) return self.availability(request)
             const patience = patienceOf(request, monotonic(clock))
             return Effect.flatMap(store.peek(key, parts), (wait) =>
