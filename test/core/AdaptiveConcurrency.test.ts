@@ -40,6 +40,14 @@ describe("Congestion", () => {
     assert.deepStrictEqual([window(100), window(100), limit()], [16, 17, 17])
   })
 
+  it("is back soon after an incident: by half, once it is well beyond where the last sign of congestion came", () => {
+    const { limit, reject, window } = drive({ initial: 100 })
+    for (let at = 1; limit() > 12; at++) reject(at * 2, at * 2 + 1)
+
+    const limits = Array.from({ length: 16 }, () => window(100))
+    assert.deepStrictEqual(limits, [12, 13, 14, 15, 16, 17, 18, 19, 20, 31, 46, 70, 105, 157, 200, 200])
+  })
+
   it("is cut once for all calls that were sent before the cut", () => {
     const { reject } = drive({ initial: 100 })
 

@@ -8,7 +8,8 @@
  * - A refused call (overloaded, a rate limit, a timeout) multiplies the limit by `backoff`, once for all calls that were sent before it.
  * - After `window` answers, or as many as the limit when that is more, at most 100, the window is judged. When the median of its latencies is
  *   more than `tolerance` times the usual one, the limit is cut in proportion: by a tenth at least, to `backoff` at most. Otherwise, if the
- *   limit was nearly used up, it grows: by half until the first sign of congestion, from then on by one.
+ *   limit was nearly used up, it grows: by one up to where the last sign of congestion came and a fifth beyond, and by half from there on and
+ *   until the first sign, because nobody knows where the next one is. So a limit that was cut in an incident is back soon after it.
  * - The usual latency follows the medians, quickly down and very slowly up. When five cuts in a row did not help, it is not our load that makes
  *   the provider slow, and its latency is taken as usual from then on.
  * - Latencies of different kinds are never compared. Each kind has a usual one of its own, and the slower kind counts.
@@ -57,8 +58,8 @@ export interface State {
   readonly answers: number
   /** The most calls under way at a time, in this window. */
   readonly peak: number
-  /** Whether there was no sign of congestion so far. */
-  readonly calm: boolean
+  /** The limit at which the last sign of congestion came, zero when there was none. */
+  readonly ceiling: number
   /** The moment of the last refusal that counted. */
   readonly cutAt: number
   readonly tracks: { readonly [kind in Kind]: Track }
@@ -95,7 +96,7 @@ export const initial = (settings: Settings): State => ({
   limit: settings.initial,
   answers: 0,
   peak: 0,
-  calm: true,
+  ceiling: 0,
   cutAt: -Infinity,
   tracks: { firstContent: unknown, perToken: unknown }
 })
@@ -119,7 +120,7 @@ export const step = (settings: Settings, state: State, event: Event): State => {
     // Whoever was sent before the last cut tells of the load that led to it.
     if (event.sentAt <= state.cutAt) return state
     const limit = Math.max(settings.min, state.limit * settings.backoff)
-    return { ...emptied(state), limit, calm: false, cutAt: event.now }
+    return { ...emptied(state), limit, ceiling: state.limit, cutAt: event.now }
   }
   const { inFlight, latency } = event
   const next: State = {
@@ -158,11 +159,12 @@ const judged = (settings: Settings, state: State): State => {
   const excess = Math.max(firstContent.excess, perToken.excess)
   if (excess > 1) {
     const kept = Math.max(settings.backoff, Math.min(0.9, 1 / excess))
-    return { ...next, limit: Math.max(settings.min, state.limit * kept), calm: false }
+    return { ...next, limit: Math.max(settings.min, state.limit * kept), ceiling: state.limit }
   }
   // A limit that nobody came close to was not tested.
   if (state.peak < limitOf(state) * nearly) return next
-  return { ...next, limit: Math.min(settings.max, state.calm ? state.limit * 1.5 : state.limit + 1) }
+  const beyond = state.limit > 1.2 * state.ceiling
+  return { ...next, limit: Math.min(settings.max, beyond ? state.limit * 1.5 : state.limit + 1) }
 }
 
 const nearly = 0.8
