@@ -263,10 +263,12 @@ describe("LlmResilience", () => {
           [
             "RequestStarted",
             "AttemptStarted",
+            "Called",
             "Isolated",
             "AttemptFailed",
             "FellBack",
             "AttemptStarted",
+            "Called",
             "AttemptSucceeded",
             "NoticeGiven",
             "RequestAnswered"
@@ -283,7 +285,7 @@ describe("LlmResilience", () => {
 
         assert.deepStrictEqual(
           events.map((event) => event._tag),
-          ["RequestStarted", "AttemptStarted", "AttemptSucceeded", "Committed", "RequestAnswered"]
+          ["RequestStarted", "AttemptStarted", "AttemptSucceeded", "Committed", "Called", "RequestAnswered"]
         )
       })
     )

@@ -2,8 +2,12 @@
  * Whole answers: the full chain on a good day, with a listener, past an open circuit, and when nobody can answer.
  */
 import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
+import * as DecisionLog from "@llm-resilience/core/DecisionLog"
 import * as LlmResilience from "@llm-resilience/core/LlmResilience"
+import * as Metrics from "@llm-resilience/core/Metrics"
+import * as Traces from "@llm-resilience/core/Traces"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as StockBreaker from "effect/persistence/CircuitBreaker"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
@@ -47,6 +51,14 @@ export const figures = Effect.gen(function* () {
   yield* Effect.forkScoped(Stream.runDrain(observed.events), { startImmediately: true })
   const listened = () => observed.generate(requestWithDeadline)
 
+  const monitored = yield* LlmResilience.make({ steps: [{ provider }, { provider: healthy("backup") }] })
+  yield* Layer.build(
+    Layer.mergeAll(Metrics.layer(), Traces.layer(), DecisionLog.layer()).pipe(
+      Layer.provide(Layer.succeed(LlmResilience.LlmResilience, monitored))
+    )
+  )
+  const telemetry = () => monitored.generate(requestWithDeadline)
+
   // One failure opens the circuit, and it stays open for as long as the benchmark runs.
   const policy = LlmResilience.standard({
     retry: "off",
@@ -78,6 +90,13 @@ export const figures = Effect.gen(function* () {
     },
     { name: "stock.cpu", about: "effect's own breaker, retry and timeout, minus bare", of: stock, minus: bare },
     { name: "events.cpu", about: "what one listener adds to happy", of: listened, minus: happy },
+    {
+      name: "telemetry.cpu",
+      about: "what metrics, spans and the decision log add to happy",
+      goal: 5,
+      of: telemetry,
+      minus: happy
+    },
     {
       name: "skip.cpu",
       about: "what a first step with an open circuit adds",

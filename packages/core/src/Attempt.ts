@@ -113,6 +113,27 @@ export const Attempt = Schema.Union([Failed, Skipped, Superseded])
 export type Attempt = typeof Attempt.Type
 
 /**
+ * Returns why an attempt gave no answer in one word: the kind of its error, or of the reason it was skipped for.
+ *
+ * **When to use**
+ *
+ * Use as a label with few values in logs and metrics.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const kind = (attempt: Attempt): ProviderError.Kind | SkipReason["_tag"] | "Superseded" => {
+  switch (attempt._tag) {
+    case "Failed":
+      return ProviderError.kind(attempt.error)
+    case "Skipped":
+      return attempt.reason._tag
+    case "Superseded":
+      return attempt._tag
+  }
+}
+
+/**
  * Describes an attempt in one short phrase, for logs and error messages.
  *
  * **Example** (Describing a skipped step)

@@ -219,7 +219,7 @@ export const make: (
     request: LlmRequest.LlmRequest,
     method: Method,
     ask: Ask<A>,
-    answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>) => B,
+    answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>, startedAt: number) => B,
     discard: (result: A) => Effect.Effect<void>
   ): Effect.Effect<B, Failure> => {
     const attempts: Array<Attempt.Attempt> = []
@@ -268,7 +268,7 @@ export const make: (
         if (hub.active()) {
           const before = attempts.at(-1)
           if (before !== undefined) {
-            hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id })
+            hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id, because: before })
           }
           hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
         }
@@ -291,7 +291,7 @@ export const make: (
                 hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
               }
               supersede(now)
-              return Effect.succeed(answer(result, step, attempts))
+              return Effect.succeed(answer(result, step, attempts, startedAt))
             },
             onFailure: (cause) => {
               underway.delete(step)
@@ -446,7 +446,7 @@ export const make: (
     { current, emitted, error, round, tokensBefore }: Break
   ): Effect.Effect<{ readonly current: Current; readonly parts: Parts } | undefined> => {
     const broken = current.step
-    const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, 0)]
+    const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, monotonic(clock) - current.startedAt)]
     const index = steps.findIndex((step) => step.id === broken.id)
     const continued = recovery === "continue" && speaksFreely(request) ? Seam.continuing(emitted.text) : undefined
     const ways = [...steps.slice(index + 1), ...steps.slice(0, index + 1)].flatMap((step) => [
@@ -509,6 +509,7 @@ export const make: (
               return Effect.succeed({
                 current: {
                   step,
+                  startedAt: now,
                   served,
                   amend,
                   opening: joined.opening,
@@ -561,11 +562,16 @@ export const make: (
         Effect.withFiber((fiber) =>
           Effect.flatMap(Effect.scope, (scope) => {
             const clock = fiber.getRef(Clock.Clock)
-            const startedAt = monotonic(clock)
-            const request = LlmRequest.start(asked, startedAt)
-            const commit = (opening: Opened, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>): Current => {
+            const enteredAt = monotonic(clock)
+            const request = LlmRequest.start(asked, enteredAt)
+            const commit = (
+              opening: Opened,
+              step: Provider,
+              attempts: ReadonlyArray<Attempt.Attempt>,
+              startedAt: number
+            ): Current => {
               if (hub.active()) {
-                const after = Duration.millis(monotonic(clock) - startedAt)
+                const after = Duration.millis(monotonic(clock) - enteredAt)
                 hub.publish({ _tag: "Committed", request: request.id, provider: step.id, after })
               }
               const amend = (served: LlmResponse.Served) => serve(served, step, attempts)
@@ -573,6 +579,7 @@ export const make: (
               const rest = opening.head.filter((part) => part.type !== "served")
               return {
                 step,
+                startedAt,
                 served,
                 amend,
                 joint: undefined,

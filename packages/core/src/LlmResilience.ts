@@ -53,7 +53,9 @@ import * as Degradation from "./Degradation.ts"
 import * as Fallback from "./Fallback.ts"
 import * as HealthChecker from "./HealthChecker.ts"
 import * as Hedge from "./Hedge.ts"
+import * as Instrument from "./Instrument.ts"
 import * as Errors from "./internal/aiError.ts"
+import * as Calls from "./internal/calls.ts"
 import * as LanguageModelOut from "./internal/languageModelOut.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as LlmRequest from "./LlmRequest.ts"
@@ -80,7 +82,8 @@ import * as Vitals from "./Vitals.ts"
  * - `generate` and `stream` fail with {@link LlmUnavailable} when nobody could answer, and with the provider's own error when it
  *   would be the same everywhere (an invalid request) or comes after the first content of a stream.
  * - `generateOrNotice` never fails: every end is a value, with a word for the user.
- * - `status` is one snapshot of all steps, `events` what happens from the moment of subscription on.
+ * - `status` is one snapshot of all steps, `events` what happens from the moment of subscription on. `listen` calls a function with each event
+ *   in the moment it happens, `instrument` puts something around requests and calls; both until the scope closes.
  * - `health` says how every step is doing, as a value and as a stream of changes.
  * - `circuits` are the breakers by the id of their step, for an operator who wants to isolate or reset one.
  * - `provider` is the whole composition as a provider, to be wrapped or joined further.
@@ -95,6 +98,8 @@ export interface LlmResilience {
   readonly status: Effect.Effect<ReadonlyArray<Provider.Status>>
   readonly events: Stream.Stream<ResilienceEvent.ResilienceEvent>
   readonly health: Omit<HealthChecker.HealthChecker, "watch">
+  readonly listen: ResilienceEvent.Hub["listen"]
+  readonly instrument: Instrument.Instruments["add"]
   readonly circuits: ReadonlyMap<string, CircuitBreaker.CircuitBreaker>
   readonly provider: Provider.Provider
 }
@@ -349,6 +354,7 @@ export const make = <R = never>(
       throw new RangeError(`LlmResilience.make: deadline must be longer than zero, got ${Duration.format(deadline)}`)
     }
     const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
+    const instruments = Instrument.make()
     const standing: Policy.Policy<R> = options.policy ?? standard()
     const attempts = options.attempts ?? 12
     if (!Number.isInteger(attempts) || attempts < 1) {
@@ -356,20 +362,22 @@ export const make = <R = never>(
     }
     const [chain, health] = yield* Effect.gen(function* () {
       const checker = yield* HealthChecker.make(options.health ?? { checks: "off" })
-      const steps = yield* Effect.forEach(options.steps, (step, index) =>
-        (step.policy ?? standing)(step.provider).pipe(
-          Effect.flatMap((stack) => checker.watch(stack, { ...step.health, probe: step.provider })),
+      const steps = yield* Effect.forEach(options.steps, (step, index) => {
+        const called = instruments.at("call", Calls.observed(step.provider, hub))
+        return (step.policy ?? standing)(called).pipe(
+          Effect.flatMap((stack) => checker.watch(stack, { ...step.health, probe: called })),
           Effect.flatMap(step.degraded === undefined ? Policy.none : Degradation.policy(step.degraded)),
           Effect.map((provider) => ({ provider, weight: step.weight, priority: priorityOf(step.priority, index) }))
         )
-      )
+      })
       const chain = yield* Fallback.make(steps, options.fallback).pipe(
         Effect.flatMap(options.around ?? Policy.none),
         Effect.flatMap(Timeouts.deadline)
       )
       return [chain, checker] as const
     }).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
-    const provider: Provider.Provider = { ...chain, ...numbered(chain, hub, deadline, attempts) }
+    const published: Provider.Provider = { ...chain, ...publishing(chain, hub) }
+    const provider = numbered(instruments.at("request", published), deadline, attempts)
     const translate = yield* Notice.Translate
     const table = yield* Decision.CurrentTable
     return {
@@ -383,6 +391,8 @@ export const make = <R = never>(
       status: provider.status,
       events: hub.stream,
       health,
+      listen: hub.listen,
+      instrument: instruments.add,
       circuits: provider.circuits,
       provider
     }
@@ -413,13 +423,12 @@ const priorityOf = (priority: number | undefined, index: number): number => {
   throw new RangeError(`LlmResilience.make: steps[${index}].priority must be an integer >= 0, got ${priority}`)
 }
 
-// Numbers each request, gives it the standing deadline, and publishes how it starts and ends.
+// Numbers each request, gives it the standing deadline and what it may spend on attempts.
 const numbered = (
-  chain: Provider.Provider,
-  hub: ResilienceEvent.Hub,
+  self: Provider.Provider,
   standing: Duration.Duration | undefined,
   attempts: number
-): Pick<Provider.Provider, "generate" | "stream"> => {
+): Provider.Provider => {
   let requests = 0
   const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
     ...request,
@@ -427,61 +436,64 @@ const numbered = (
     deadline: request.deadline ?? standing,
     allowance: { left: (request.attempts ?? attempts) - 1 }
   })
+  return {
+    ...self,
+    generate: (asked) => Effect.suspend(() => self.generate(accept(asked))),
+    stream: (asked) => Stream.suspend(() => self.stream(accept(asked)))
+  }
+}
+
+// Publishes how each request starts and ends.
+const publishing = (
+  chain: Provider.Provider,
+  hub: ResilienceEvent.Hub
+): Pick<Provider.Provider, "generate" | "stream"> => {
   const ended = (
     request: number,
+    method: "generate" | "stream",
     duration: Duration.Duration,
     outcome: Policy.Outcome,
     served?: LlmResponse.Served
   ) => {
-    if (outcome._tag === "Abandoned") return hub.publish({ _tag: "RequestAbandoned", request, duration })
+    if (outcome._tag === "Abandoned") return hub.publish({ _tag: "RequestAbandoned", request, method, duration })
     if (outcome._tag === "Failed")
-      return hub.publish({ _tag: "RequestFailed", request, duration, error: outcome.error })
+      return hub.publish({ _tag: "RequestFailed", request, method, duration, error: outcome.error })
     if (served === undefined) return
     if (served.notice !== undefined) hub.publish({ _tag: "NoticeGiven", request, notice: served.notice })
-    hub.publish({ _tag: "RequestAnswered", request, served, duration })
+    hub.publish({ _tag: "RequestAnswered", request, method, served, duration })
   }
   return {
-    generate: (asked) =>
-      Effect.suspend(() => {
-        const request = accept(asked)
-        if (!hub.active()) return chain.generate(request)
-        return Clock.clockWith((clock) => {
-          const start = monotonic(clock)
+    generate: (request) => {
+      if (!hub.active()) return chain.generate(request)
+      return Clock.clockWith((clock) => {
+        let start: number | undefined
+        // It begins inside of what sees the end, so that nobody leaves between the two.
+        const told = Effect.suspend(() => {
+          start = monotonic(clock)
           hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
-          return Effect.onExit(chain.generate(request), (exit) => {
-            const millis = monotonic(clock) - start
-            const served = exit._tag === "Success" ? exit.value.served : undefined
-            ended(request.id, Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
-            return Effect.void
-          })
+          return chain.generate(request)
         })
-      }),
-    stream: (asked) =>
-      Stream.suspend(() => {
-        const request = accept(asked)
-        if (!hub.active()) return chain.stream(request)
-        let served: LlmResponse.Served | undefined
-        let start = 0
-        const observed = Policy.observe<number>({
-          admit: ({ id }, now) => {
-            start = now
-            hub.publish({ _tag: "RequestStarted", request: id, method: "stream" })
-            return Effect.succeed(id)
-          },
-          settle: (id, outcome, now) => {
-            ended(id, Duration.millis(now - start), outcome, served)
-            return Effect.void
-          }
-        })({
-          ...chain,
-          stream: (request) =>
-            Stream.tap(chain.stream(request), (part) => {
-              if (part.type === "served") served = part.served
-              return Effect.void
-            })
+        return Effect.onExit(told, (exit) => {
+          if (start === undefined) return Effect.void
+          const millis = monotonic(clock) - start
+          const served = exit._tag === "Success" ? exit.value.served : undefined
+          ended(request.id, "generate", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
+          return Effect.void
         })
-        return observed.stream(request)
       })
+    },
+    stream: (request) =>
+      hub.active()
+        ? Calls.watched(
+            chain.stream(request),
+            () => {
+              hub.publish({ _tag: "RequestStarted", request: request.id, method: "stream" })
+              return {}
+            },
+            ({ served }, exit, millis) =>
+              ended(request.id, "stream", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
+          )
+        : chain.stream(request)
   }
 }
 

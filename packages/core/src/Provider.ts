@@ -47,7 +47,7 @@ export type Failure = ProviderError.ProviderError | LlmUnavailable
  * **Details**
  *
  * `contextWindow` and `maxOutputTokens` are in tokens. `prefill` says that the model goes on where an assistant message at the end of the
- * prompt stops, which lets a chain continue a stream that broke.
+ * prompt stops, which lets a chain continue a stream that broke. `price` is what its tokens cost.
  *
  * @category models
  * @since 0.1.0
@@ -65,7 +65,7 @@ export interface Capabilities {
 }
 
 /**
- * What a model costs, in US dollars for a million tokens.
+ * What a model costs, in US dollars for a million tokens. Input that the provider had in its cache costs as much as other input unless it is said.
  *
  * @category models
  * @since 0.1.0

@@ -2,7 +2,8 @@
  * What happened while requests were served, as one stream of typed events.
  *
  * Logs, metrics, spans, status pages and tests read the same events. They cost nothing while nobody listens: a policy asks
- * {@link Hub.active} before it builds one. A slow listener never slows a call: its queue is bounded and drops the oldest.
+ * {@link Hub.active} before it builds one. Who reads the stream never slows a call: its queue is bounded and drops the oldest. Who may not
+ * miss one, such as a counter, listens in the moment it happens, and is quick about it.
  *
  * @since 0.1.0
  */
@@ -15,8 +16,9 @@ import * as Stream from "effect/Stream"
 import type * as Duration from "effect/Duration"
 import type { Attempt, SkipReason } from "./Attempt.ts"
 import type { Decision } from "./Decision.ts"
+import * as Text from "./internal/eventText.ts"
 import type { Priority } from "./LlmRequest.ts"
-import type { Served } from "./LlmResponse.ts"
+import type { Served, Usage } from "./LlmResponse.ts"
 import type { LlmUnavailable } from "./LlmUnavailable.ts"
 import type { Notice } from "./Notice.ts"
 import type { ProviderError } from "./ProviderError.ts"
@@ -24,6 +26,10 @@ import type { ProviderError } from "./ProviderError.ts"
 interface OfRequest {
   /** Ties the events of one request together; 0 when the call did not come through `LlmResilience`. */
   readonly request: number
+}
+
+interface OfMethod extends OfRequest {
+  readonly method: "generate" | "stream"
 }
 
 interface OfProvider {
@@ -38,7 +44,9 @@ interface OfProvider {
  * - `RequestStarted`, `RequestAnswered`, `RequestFailed`, `RequestAbandoned`: the life of a request; exactly one of the last
  *   three ends it. `RequestAbandoned` means that the caller left.
  * - `AttemptStarted`, `AttemptSucceeded`, `AttemptFailed`: one step of the chain was called; the failure says what was decided.
- * - `StepSkipped`: a step was passed over. `FellBack`: the chain turned from one step to the next.
+ * - `StepSkipped`: a step was passed over. `FellBack`: the chain turned from one step to another, and why.
+ * - `Called`: one call to a provider ended. Retries, hedges and answers that a guard rejected are calls of their own: what `usage` and
+ *   `costUsd` say of them, the provider will be paid for.
  * - `Retried`: the same provider is asked again after `delay`.
  * - `Committed`: the first content of a stream is on its way to the caller.
  * - `AttemptSucceeded` of a stream means that its first content came; how it ended, the events of the request tell.
@@ -64,14 +72,14 @@ interface OfProvider {
  * @since 0.1.0
  */
 export type ResilienceEvent =
-  | ({ readonly _tag: "RequestStarted"; readonly method: "generate" | "stream" } & OfRequest)
-  | ({ readonly _tag: "RequestAnswered"; readonly served: Served; readonly duration: Duration.Duration } & OfRequest)
+  | ({ readonly _tag: "RequestStarted" } & OfMethod)
+  | ({ readonly _tag: "RequestAnswered"; readonly served: Served; readonly duration: Duration.Duration } & OfMethod)
   | ({
       readonly _tag: "RequestFailed"
       readonly error: ProviderError | LlmUnavailable
       readonly duration: Duration.Duration
-    } & OfRequest)
-  | ({ readonly _tag: "RequestAbandoned"; readonly duration: Duration.Duration } & OfRequest)
+    } & OfMethod)
+  | ({ readonly _tag: "RequestAbandoned"; readonly duration: Duration.Duration } & OfMethod)
   | ({ readonly _tag: "AttemptStarted"; readonly model: string } & OfRequest & OfProvider)
   | ({ readonly _tag: "AttemptSucceeded"; readonly duration: Duration.Duration } & OfRequest & OfProvider)
   | ({
@@ -108,7 +116,24 @@ export type ResilienceEvent =
       readonly error?: ProviderError | undefined
     } & OfProvider)
   | ({ readonly _tag: "StepSkipped"; readonly reason: SkipReason } & OfRequest & OfProvider)
-  | ({ readonly _tag: "FellBack"; readonly from: string; readonly to: string } & OfRequest)
+  | ({ readonly _tag: "FellBack"; readonly from: string; readonly to: string; readonly because: Attempt } & OfRequest)
+  | ({
+      readonly _tag: "Called"
+      readonly model: string
+      readonly method: "generate" | "stream"
+      readonly outcome: "succeeded" | "failed" | "abandoned"
+      readonly duration: Duration.Duration
+      /** For a stream that came to its first content. */
+      readonly firstContentAfter?: Duration.Duration | undefined
+      readonly error?: ProviderError | undefined
+      readonly usage?: Usage | undefined
+      readonly costUsd?: number | undefined
+      readonly finishReason?: string | undefined
+      /** What the provider itself calls the model and the answer. */
+      readonly responseModel?: string | undefined
+      readonly responseId?: string | undefined
+    } & OfRequest &
+      OfProvider)
   | ({
       readonly _tag: "Retried"
       readonly attempt: number
@@ -173,6 +198,63 @@ export type ResilienceEvent =
       readonly because: string
       readonly duration?: Duration.Duration | undefined
     } & OfProvider)
+  | ({
+      readonly _tag: "HealthChanged"
+      readonly from: string
+      readonly to: string
+      readonly because: string
+    } & OfProvider)
+
+/**
+ * The event of one tag.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Of<Tag extends ResilienceEvent["_tag"]> = Extract<ResilienceEvent, { readonly _tag: Tag }>
+
+/**
+ * Says an event in one line, for people.
+ *
+ * **Details**
+ *
+ * It names providers, kinds of errors, times and counts. What a provider wrote, and everything that could be a part of a prompt, an answer or
+ * a key, is left out.
+ *
+ * **Example** (One line for the log)
+ *
+ * ```ts import.meta.vitest
+ * import { Duration } from "effect"
+ * import { ResilienceEvent } from "@llm-resilience/core"
+ *
+ * ResilienceEvent.format({ _tag: "CooledDown", provider: "anthropic", duration: Duration.seconds(20) })
+ * // => "anthropic asked for rest: 20s"
+ * ```
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const format: (event: ResilienceEvent) => string = Text.format
+
+/**
+ * Returns what an event says as flat attributes, for logs and spans. Like {@link format} it holds nothing that somebody wrote.
+ *
+ * **Details**
+ *
+ * Names begin with `llm_resilience.`, and `llm_resilience.event` is the tag. Durations are in seconds. What would be empty is left out.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const facts: (event: ResilienceEvent) => Facts = Text.facts
+
+/**
+ * Flat attributes of an event.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Facts = { readonly [name: string]: string | number | boolean }
 
 /**
  * Where policies publish and listeners subscribe.
@@ -185,11 +267,19 @@ export interface Hub {
   readonly active: () => boolean
   /** Hands an event to every listener, synchronously and without ever failing. */
   readonly publish: (event: ResilienceEvent) => void
+  /**
+   * Calls a function with every event, or with those of the given tags, while the scope lives, in the fiber in which it happens: the function has to
+   * be quick. When it throws, the event counts as dropped.
+   */
+  readonly listen: (
+    listener: (event: ResilienceEvent) => void,
+    tags?: Iterable<ResilienceEvent["_tag"]>
+  ) => Effect.Effect<void, never, Scope.Scope>
   /** The events from the moment of subscription on. Each subscription holds at most `capacity` unread events. */
   readonly stream: Stream.Stream<ResilienceEvent>
   /** Ends the stream of every listener. */
   readonly end: Effect.Effect<void>
-  /** How many events were dropped because a listener was too slow. */
+  /** How many events did not reach a listener, because it was too slow or threw. */
   readonly dropped: () => number
 }
 
@@ -198,7 +288,7 @@ export interface Hub {
  *
  * **Details**
  *
- * `capacity` is the number of unread events kept for each listener, 1024 by default; beyond it the oldest is dropped and counted.
+ * `capacity` is the number of unread events kept for each stream, 1024 by default; beyond it the oldest is dropped and counted.
  *
  * @category constructors
  * @since 0.1.0
@@ -208,34 +298,71 @@ export const makeHub = (options?: { readonly capacity?: number | undefined }): H
   if (!Number.isInteger(capacity) || capacity < 1) {
     throw new RangeError(`ResilienceEvent.makeHub: capacity must be an integer >= 1, got ${capacity}`)
   }
-  const listeners = new Set<Queue.Queue<ResilienceEvent, Cause.Done>>()
+  // Replaced and never changed, so that somebody who comes or goes while an event is handed out does not disturb that.
+  let listeners: ReadonlyArray<Listener> = []
+  // Most listeners care for few events, so who is told is looked up and not asked.
+  let byTag = new Map<string, ReadonlyArray<Listener>>()
+  const queues = new Set<Queue.Queue<ResilienceEvent, Cause.Done>>()
   let dropped = 0
+  const change = (next: ReadonlyArray<Listener>): void => {
+    listeners = next
+    byTag = new Map()
+  }
+  const told = (tag: string): ReadonlyArray<Listener> => {
+    const known = byTag.get(tag)
+    if (known !== undefined) return known
+    const wanting = listeners.filter(({ tags }) => tags === undefined || tags.has(tag))
+    byTag.set(tag, wanting)
+    return wanting
+  }
+  const listen: Hub["listen"] = (listener, tags) => {
+    const own: Listener = { tell: listener, tags: tags === undefined ? undefined : new Set(tags) }
+    return Effect.acquireRelease(
+      Effect.sync(() => change([...listeners, own])),
+      () => Effect.sync(() => change(listeners.filter((other) => other !== own)))
+    )
+  }
   return {
-    active: () => listeners.size > 0,
+    active: () => listeners.length > 0,
     publish: (event) => {
-      for (const queue of listeners) {
-        if (Queue.sizeUnsafe(queue) >= capacity) dropped++
-        Queue.offerUnsafe(queue, event)
+      const wanting = told(event._tag)
+      for (let next = 0; next < wanting.length;) {
+        // A listener is the user's code, and the call in whose fiber it runs must not pay for its mistakes.
+        try {
+          while (next < wanting.length) wanting[next++]?.tell(event)
+        } catch {
+          dropped++
+        }
       }
     },
+    listen,
     stream: Stream.unwrap(
-      Effect.map(
-        Effect.acquireRelease(
+      Effect.gen(function* () {
+        const queue = yield* Effect.acquireRelease(
           Effect.tap(Queue.sliding<ResilienceEvent, Cause.Done>(capacity), (queue) =>
-            Effect.sync(() => listeners.add(queue))
+            Effect.sync(() => queues.add(queue))
           ),
           (queue) =>
             Effect.andThen(
-              Effect.sync(() => listeners.delete(queue)),
+              Effect.sync(() => queues.delete(queue)),
               Queue.shutdown(queue)
             )
-        ),
-        Stream.fromQueue
-      )
+        )
+        yield* listen((event) => {
+          if (Queue.sizeUnsafe(queue) >= capacity) dropped++
+          Queue.offerUnsafe(queue, event)
+        })
+        return Stream.fromQueue(queue)
+      })
     ),
-    end: Effect.suspend(() => Effect.forEach(listeners, Queue.end, { discard: true })),
+    end: Effect.suspend(() => Effect.forEach(queues, Queue.end, { discard: true })),
     dropped: () => dropped
   }
+}
+
+interface Listener {
+  readonly tell: (event: ResilienceEvent) => void
+  readonly tags: ReadonlySet<string> | undefined
 }
 
 /**
@@ -252,7 +379,14 @@ export const scopedHub = (options?: {
     (hub) => hub.end
   )
 
-const silent: Hub = { active: () => false, publish: () => {}, stream: Stream.empty, end: Effect.void, dropped: () => 0 }
+const silent: Hub = {
+  active: () => false,
+  publish: () => {},
+  listen: () => Effect.void,
+  stream: Stream.empty,
+  end: Effect.void,
+  dropped: () => 0
+}
 
 /**
  * The hub in force. Policies read it once, when they are built; without one, events go nowhere.

@@ -22,6 +22,8 @@ export * as Congestion from "./Congestion.ts"
 export * as Cooldown from "./Cooldown.ts"
 /** The table that says what an error means. */
 export * as Decision from "./Decision.ts"
+/** Writes one log line for each decision. */
+export * as DecisionLog from "./DecisionLog.ts"
 /** Accepts with a ticket what nobody can answer now, and answers it later. */
 export * as DeferredQueue from "./DeferredQueue.ts"
 /** Where the deferred queue keeps its requests. */
@@ -42,6 +44,8 @@ export * as Embedder from "./Embedder.ts"
 export * as Fallback from "./Fallback.ts"
 /** Who passes, who waits and who is turned away, as a pure machine. */
 export * as Gate from "./Gate.ts"
+/** What is put around requests and calls while an application runs. */
+export * as Instrument from "./Instrument.ts"
 /** One question to a language model. */
 export * as LlmRequest from "./LlmRequest.ts"
 /** The whole composition as one service and one layer. */
@@ -54,6 +58,8 @@ export * as LlmUnavailable from "./LlmUnavailable.ts"
 export * as Loop from "./Loop.ts"
 /** How much may be sent and when, as pure functions. */
 export * as Meter from "./Meter.ts"
+/** Counts what happens. */
+export * as Metrics from "./Metrics.ts"
 /** The honest word to the end user. */
 export * as Notice from "./Notice.ts"
 /** Looks at what the model said. */
@@ -80,10 +86,14 @@ export * as Retry from "./Retry.ts"
 export * as Routing from "./Routing.ts"
 /** Finds the stored answer to a question asked in other words. */
 export * as SimilarAnswers from "./SimilarAnswers.ts"
+/** Says in one sentence how things stand. */
+export * as Situation from "./Situation.ts"
 /** Sends a provider that rejects most calls no more than it may accept. */
 export * as Throttle from "./Throttle.ts"
 /** Bounds how long one provider may take. */
 export * as Timeouts from "./Timeouts.ts"
+/** Shows each request as a span. */
+export * as Traces from "./Traces.ts"
 /** Finds the nearest vectors of one scope. */
 export * as VectorIndex from "./VectorIndex.ts"
 /** What real calls show about one provider. */

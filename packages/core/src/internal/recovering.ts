@@ -14,6 +14,8 @@ type Parts = Arr.NonEmptyReadonlyArray<LlmStreamPart>
 /** A stream that is being read: who serves it, and, when it goes on with another one's answer, how the two are joined. */
 export interface Current {
   readonly step: Provider
+  /** The monotonic millisecond at which this step was asked. */
+  readonly startedAt: number
   readonly served: Served
   /** Completes a later record of the same step with what happened before it was asked. */
   readonly amend: (served: Served) => Served

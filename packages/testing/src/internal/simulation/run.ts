@@ -43,6 +43,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     const hub: ResilienceEvent.Hub = {
       active: () => true,
       publish: checks.onEvent,
+      listen: () => Effect.void,
       stream: Stream.empty,
       end: Effect.void,
       dropped: () => 0
