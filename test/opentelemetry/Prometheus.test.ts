@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs"
+import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { LlmRequest, LlmResilience, Metrics } from "@llm-resilience/core"
 import { Prometheus } from "@llm-resilience/opentelemetry"
@@ -20,6 +22,15 @@ describe("Prometheus", () => {
         "llm_resilience_circuit_state"
       ]
     )
+  })
+
+  it("is explained: every metric is in the guide", () => {
+    const guide = readFileSync(join(import.meta.dirname, "../../docs/monitoring.md"), "utf8")
+    const missing = Object.values(Metrics.definitions).filter(
+      ({ name }) => !guide.includes(`\`${name}\``) && !guide.includes(`\`${name.replace("llm_resilience", "")}\``)
+    )
+
+    assert.deepStrictEqual(missing, [])
   })
 
   it.effect("writes every series under a name that is announced, and leaves the application's own alone", () =>
