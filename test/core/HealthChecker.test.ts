@@ -341,7 +341,7 @@ describe("HealthChecker", () => {
   it.effect("interrupts a check under way when its scope is closed", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()
-      const { provider } = yield* Scope.provide(watched([ScriptedProvider.hang]), scope)
+      const { provider } = yield* Scope.provide(watched([ScriptedProvider.hang], { timeout: "1 hour" }), scope)
       yield* TestClock.adjust("37 seconds")
       assert.strictEqual(yield* provider.running, 1)
 
