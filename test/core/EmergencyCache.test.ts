@@ -414,8 +414,16 @@ describe("EmergencyCache", () => {
         return SimilarAnswers.SimilarAnswers.of({
           remember: (_scope, _question, key) => Effect.sync(() => void (last = key)),
           find: () =>
-            Effect.sync(() => Option.map(Option.fromUndefinedOr(last), (key) => ({ key, match, similarity: 0.93 }))),
-          forget: () => Effect.void
+            Effect.sync(() =>
+              Option.map(Option.fromUndefinedOr(last), (key) => ({
+                key,
+                match,
+                similarity: 0.93,
+                question: "the last"
+              }))
+            ),
+          forget: () => Effect.void,
+          statistics: Effect.never
         })
       })
     const withIndex = (match: "canonical" | "similar") =>
@@ -428,6 +436,17 @@ describe("EmergencyCache", () => {
         const { served, text } = yield* generate({ prompt: "France's capital?" })
 
         assert.deepStrictEqual([text, served.match, served.similarity], ["Paris.", "similar", 0.93])
+        assert.notProperty(served, "question")
+      }).pipe(withIndex("similar"))
+    )
+
+    it.effect("tell the question that was answered only where that is wanted", () =>
+      Effect.gen(function* () {
+        const { generate } = yield* chain([ScriptedProvider.answer("Paris."), down], { question: "tell" })
+        yield* generate({ prompt: "Capital of France?" })
+
+        assert.strictEqual((yield* generate({ prompt: "France's capital?" })).served.question, "the last")
+        assert.notProperty((yield* generate({ prompt: "Capital of France?" })).served, "question")
       }).pipe(withIndex("similar"))
     )
 

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Embedder, SimilarAnswers } from "@llm-resilience/core"
-import { Effect, Layer, Option } from "effect"
+import { Embedder, ResilienceEvent, SimilarAnswers } from "@llm-resilience/core"
+import { Effect, Fiber, Layer, Option, Stream } from "effect"
 import { EmbeddingModel } from "effect/ai"
 import { TestClock } from "effect/testing"
 
@@ -29,8 +29,11 @@ describe("SimilarAnswers", () => {
       yield* answers.remember("a", "What's a monad?", "k1")
 
       const found = yield* answers.find("a", "Hi, what is a monad? Thanks!")
-      assert.deepStrictEqual(found, Option.some({ key: "k1", similarity: 1, match: "canonical" }))
-      assert.isTrue(Option.isNone(yield* answers.find("a", "Explain what a monad is.")))
+      assert.deepStrictEqual(
+        found,
+        Option.some({ key: "k1", similarity: 1, match: "canonical", question: "What's a monad?" })
+      )
+      assert.isTrue(Option.isNone(yield* answers.find("a", "What are monads?")))
     }).pipe(Effect.provide(SimilarAnswers.layer()))
   )
 
@@ -41,7 +44,7 @@ describe("SimilarAnswers", () => {
       yield* settle
 
       assert.isTrue(Option.isNone(yield* answers.find("b", "How do magnets work?")))
-      assert.isTrue(Option.isNone(yield* answers.find("b", "Explain how magnets work.")))
+      assert.isTrue(Option.isNone(yield* answers.find("b", "How does a magnet work?")))
     }).pipe(Effect.provide(similar()))
   )
 
@@ -53,7 +56,7 @@ describe("SimilarAnswers", () => {
       yield* answers.remember("a", "How do batteries work?", "batteries")
       yield* settle
 
-      const found = yield* answers.find("a", "Explain how magnets work.")
+      const found = yield* answers.find("a", "How does a magnet work?")
       assert.strictEqual(keyOf(found), "magnets")
       assert.strictEqual(Option.getOrThrow(found).match, "similar")
       assert.isTrue(Option.isNone(yield* answers.find("a", "Explain how magnets don't work.")))
@@ -67,13 +70,13 @@ describe("SimilarAnswers", () => {
       yield* answers.remember("a", "How do magnets work?", "new")
       yield* answers.remember("b", "How do magnets work?", "other")
       yield* settle
-      assert.strictEqual(keyOf(yield* answers.find("a", "Explain how magnets work.")), "new")
+      assert.strictEqual(keyOf(yield* answers.find("a", "How does a magnet work?")), "new")
 
       yield* answers.forget({ key: "old" })
       assert.strictEqual(keyOf(yield* answers.find("a", "How do magnets work?")), "new")
       yield* answers.forget({ key: "new" })
       assert.isTrue(Option.isNone(yield* answers.find("a", "How do magnets work?")))
-      assert.isTrue(Option.isNone(yield* answers.find("a", "Explain how magnets work.")))
+      assert.isTrue(Option.isNone(yield* answers.find("a", "How does a magnet work?")))
       assert.strictEqual(keyOf(yield* answers.find("b", "How do magnets work?")), "other")
       yield* answers.forget({ scope: "b" })
       assert.isTrue(Option.isNone(yield* answers.find("b", "How do magnets work?")))
@@ -88,7 +91,7 @@ describe("SimilarAnswers", () => {
       yield* answers.forget({ scope: "a" })
       yield* TestClock.adjust("1 second")
 
-      assert.isTrue(Option.isNone(yield* answers.find("a", "Explain how magnets work.")))
+      assert.isTrue(Option.isNone(yield* answers.find("a", "How does a magnet work?")))
     }).pipe(
       Effect.provide(similar({}, (texts) => Effect.delay(Effect.succeed(texts.map(() => [1, 0, 0])), "500 millis")))
     )
@@ -101,7 +104,7 @@ describe("SimilarAnswers", () => {
       yield* answers.remember("a", "How do magnets work?", "k")
       yield* settle
 
-      const asking = yield* Effect.forkChild(answers.find("a", "Explain how magnets work."))
+      const asking = yield* Effect.forkChild(answers.find("a", "How does a magnet work?"))
       yield* TestClock.adjust("99 millis")
       assert.isUndefined(asking.pollUnsafe())
       yield* TestClock.adjust("1 millis")
@@ -124,11 +127,11 @@ describe("SimilarAnswers", () => {
       const answers = yield* SimilarAnswers.SimilarAnswers
       yield* answers.remember("a", "How do magnets work?", "k")
       yield* settle
-      yield* Effect.forkChild(answers.find("a", "Explain how magnets work."))
-      yield* Effect.forkChild(answers.find("a", "Explain how magnets work."))
+      yield* Effect.forkChild(answers.find("a", "How does a magnet work?"))
+      yield* Effect.forkChild(answers.find("a", "How does a magnet work?"))
       yield* settle
 
-      assert.isTrue(Option.isNone(yield* answers.find("a", "Explain how magnets work.")))
+      assert.isTrue(Option.isNone(yield* answers.find("a", "How does a magnet work?")))
       assert.strictEqual(calls, 3)
     }).pipe(
       Effect.provide(
@@ -156,8 +159,8 @@ describe("SimilarAnswers", () => {
       yield* settle
 
       assert.strictEqual(keyOf(yield* answers.find("a", "how do magnets work")), "1")
-      assert.isTrue(Option.isNone(yield* answers.find("a", "Explain how magnets work.")))
-      assert.strictEqual(keyOf(yield* answers.find("a", "Explain how lasers work.")), "lasers")
+      assert.isTrue(Option.isNone(yield* answers.find("a", "How does a magnet work?")))
+      assert.strictEqual(keyOf(yield* answers.find("a", "How does a laser work?")), "lasers")
     }).pipe(Effect.provide(similar({}, (texts) => failures[calls++] ?? Effect.succeed(texts.map(() => [1, 0, 0])))))
   })
 
@@ -211,11 +214,78 @@ describe("SimilarAnswers", () => {
     }).pipe(Effect.provide(SimilarAnswers.layer({ maxEntries: 4 })))
   )
 
+  it.effect("counts what it did, and tells the one who asks why nothing was found", () => {
+    let calls = 0
+    const embed: Embedder.Embedder["Service"]["embed"] = (texts) => {
+      if (++calls === 3) return Effect.fail(new Embedder.EmbeddingFailed({ embedder: "blind", cause: "down" }))
+      return calls === 4 ? Effect.never : Effect.succeed(texts.map(() => [1, 0, 0]))
+    }
+    return Effect.gen(function* () {
+      const answers = yield* SimilarAnswers.SimilarAnswers
+      const events: Array<ResilienceEvent.ResilienceEvent> = []
+      const hub = ResilienceEvent.makeHub()
+      yield* Effect.forkScoped(
+        Stream.runForEach(hub.stream, (event) => Effect.sync(() => events.push(event))),
+        { startImmediately: true }
+      )
+      const find = (question: string) => answers.find("a", question, { request: 7, hub })
+      yield* answers.remember("a", "How do magnets work?", "k")
+      yield* settle
+
+      yield* find("how do magnets work")
+      yield* find("How do 2 magnets work?")
+      yield* find("How do motors work?")
+      const late = yield* Effect.forkChild(find("How do lasers work?"))
+      yield* TestClock.adjust("100 millis")
+      yield* Fiber.join(late)
+      yield* find("How does a magnet work?")
+      yield* find("What is the weather in Rome?")
+      yield* settle
+
+      assert.deepStrictEqual(yield* answers.statistics, {
+        entries: 1,
+        embedded: 1,
+        waiting: 0,
+        canonical: 1,
+        similar: 1,
+        none: 4,
+        volatile: 1,
+        refused: 1,
+        dropped: 0,
+        busy: 0,
+        late: 1,
+        failed: 1
+      })
+      assert.deepStrictEqual(
+        events.map((event) => [event._tag, "reason" in event ? event.reason : "because" in event ? event.because : ""]),
+        [
+          ["SimilarRefused", "Number"],
+          ["EmbedderFailed", "failed"],
+          ["EmbedderFailed", "late"]
+        ]
+      )
+    }).pipe(Effect.scoped, Effect.provide(similar({}, embed)))
+  })
+
+  it.effect("counts what it drops and whom it sends away, because the embedder is busy", () =>
+    Effect.gen(function* () {
+      const answers = yield* SimilarAnswers.SimilarAnswers
+      for (let i = 0; i < 5; i++) {
+        yield* answers.remember("a", `How do ${i} magnets work?`, String(i))
+        // The first is being embedded, two wait, the others are dropped.
+        if (i === 0) yield* settle
+      }
+
+      const { dropped, entries, waiting } = yield* answers.statistics
+      assert.deepStrictEqual({ dropped, entries, waiting }, { dropped: 2, entries: 5, waiting: 2 })
+    }).pipe(Effect.provide(similar({ maxWaiting: 2 }, () => Effect.never)))
+  )
+
   it.effect("calibrates: precision and recall for each threshold, with and without the guard", () =>
     Effect.gen(function* () {
       const [row] = yield* SimilarAnswers.calibrate(
         [
-          { a: "How do magnets work?", b: "Explain how magnets work.", same: true },
+          { a: "How do magnets work?", b: "How does a magnet work?", same: true },
           { a: "How do magnets work?", b: "What makes magnets stick?", same: true },
           { a: "How do 2 magnets work?", b: "How do 3 magnets work?", same: false },
           { a: "How do magnets work?", b: "How do magnets not work?", same: false }

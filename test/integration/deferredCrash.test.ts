@@ -4,10 +4,11 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { assert, it } from "@effect/vitest"
-import { DeferredQueue, DeferredStore } from "@llm-resilience/core"
+import { assert, describe, it } from "@effect/vitest"
+import { DeferredQueue } from "@llm-resilience/core"
 import { Effect, Layer } from "effect"
-import * as NodeSqlite from "../support/nodeSqlite.ts"
+import { storeAt } from "../support/deferredStoreAt.ts"
+import * as RedisServer from "../support/redisServer.ts"
 
 const count = 1000
 
@@ -25,9 +26,19 @@ const lines = (log: string) =>
     .filter((line) => line !== "")
     .map((line) => line.split("\t"))
 
-it(`after every SIGKILL each accepted ticket ends exactly one way (seed ${seed})`, async () => {
+it(`after every SIGKILL each accepted ticket ends exactly one way, in SQLite (seed ${seed})`, () =>
+  crashes((directory) => join(directory, "queue.db")))
+
+describe.skipIf(!RedisServer.installed)("with a Redis", () => {
+  const port = RedisServer.duringTests()
+  it(`after every SIGKILL each accepted ticket ends exactly one way, in Redis (seed ${seed})`, () =>
+    crashes(() => `redis:${port()}`))
+})
+if (!RedisServer.installed) it.skip(`Redis: ${RedisServer.missing}`, () => {})
+
+const crashes = async (databaseIn: (directory: string) => string) => {
   const directory = mkdtempSync(join(tmpdir(), "deferred-"))
-  const database = join(directory, "queue.db")
+  const database = databaseIn(directory)
   const log = join(directory, "log")
   writeFileSync(log, "")
   const worker = join(import.meta.dirname, "../support/deferredWorker.ts")
@@ -94,11 +105,7 @@ it(`after every SIGKILL each accepted ticket ends exactly one way (seed ${seed})
         const queue = yield* DeferredQueue.DeferredQueue
         assert.deepStrictEqual(yield* queue.size, { queued: 0, running: 0 })
         return yield* Effect.forEach(all, (ticket) => queue.status(ticket))
-      }).pipe(
-        Effect.provide(
-          DeferredQueue.layer().pipe(Layer.provide(DeferredStore.layerSql()), Layer.provide(NodeSqlite.layer(database)))
-        )
-      )
+      }).pipe(Effect.provide(DeferredQueue.layer().pipe(Layer.provide(storeAt(database)))))
     )
     assert.deepStrictEqual(
       stored.filter(
@@ -113,4 +120,4 @@ it(`after every SIGKILL each accepted ticket ends exactly one way (seed ${seed})
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
-})
+}

@@ -1,9 +1,11 @@
+import { NodeRedis } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { DeferredQueue, DeferredStore, LlmRequest, LlmResponse, Provider } from "@llm-resilience/core"
 import { Context, Effect, Fiber, Layer } from "effect"
 import { conforms, entryOf, newTable } from "../support/deferredStores.ts"
 import * as NodeSqlite from "../support/nodeSqlite.ts"
 import * as PostgresServer from "../support/postgresServer.ts"
+import * as RedisServer from "../support/redisServer.ts"
 
 conforms({ name: "memory", layer: () => Layer.fresh(DeferredStore.layerMemory) })
 conforms({
@@ -12,16 +14,8 @@ conforms({
     DeferredStore.layerSql({ table }).pipe(Layer.provide(Layer.fresh(NodeSqlite.layer(":memory:"))), Layer.fresh)
 })
 
-describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
-  const port = PostgresServer.duringTests()
-
-  // Connections of its own, as another process has.
-  const layer = (table: string) =>
-    Layer.unwrap(
-      Effect.sync(() =>
-        DeferredStore.layerSql({ table }).pipe(Layer.provide(PostgresServer.client(port(), 4)), Layer.fresh)
-      )
-    )
+/** What holds for a store that many processes share. Each layer has connections of its own, as another process has. */
+const shared = <E>(name: string, layer: (table: string) => Layer.Layer<DeferredStore.DeferredStore, E>) => {
   const processes = (table: string, count: number) =>
     Effect.forEach(
       Array.from({ length: count }),
@@ -29,9 +23,9 @@ describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
       { concurrency: "unbounded" }
     )
 
-  conforms({ name: "PostgreSQL", layer })
+  conforms({ name, layer })
 
-  it.live("processes that start at the same moment share the table that one of them creates", () =>
+  it.live("processes that start at the same moment share what one of them creates", () =>
     Effect.gen(function* () {
       for (let round = 0; round < 5; round++) {
         yield* Effect.scoped(processes(newTable(), 8))
@@ -137,6 +131,47 @@ describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
       for (const queue of queues) assert.deepStrictEqual(yield* queue.size, { queued: 0, running: 0 })
     }).pipe(Effect.scoped)
   )
+}
+
+describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {
+  const port = PostgresServer.duringTests()
+  shared("PostgreSQL", (table) =>
+    Layer.unwrap(
+      Effect.sync(() =>
+        DeferredStore.layerSql({ table }).pipe(Layer.provide(PostgresServer.client(port(), 4)), Layer.fresh)
+      )
+    )
+  )
+})
+
+describe.skipIf(!RedisServer.installed)("with a Redis", () => {
+  const port = RedisServer.duringTests()
+  shared("Redis", (table) =>
+    Layer.unwrap(
+      Effect.sync(() =>
+        DeferredStore.layerRedis({ prefix: `${table}:` }).pipe(
+          Layer.provide(Layer.fresh(NodeRedis.layer({ socket: { port: port(), host: "127.0.0.1" } }))),
+          Layer.fresh
+        )
+      )
+    )
+  )
+
+  it.live("a server that is gone is an error, and nothing else", () =>
+    Effect.gen(function* () {
+      const server = yield* RedisServer.make
+      const socket = { port: server.port, host: "127.0.0.1", reconnectStrategy: false } as const
+      const redis = Layer.fresh(NodeRedis.layer({ disableOfflineQueue: true, socket }))
+      const built = yield* Layer.build(DeferredStore.layerRedis().pipe(Layer.provide(redis)))
+      const store = Context.get(built, DeferredStore.DeferredStore)
+      assert.strictEqual((yield* store.insert(entryOf("one"), 1))._tag, "Inserted")
+      yield* server.stop
+
+      const error = yield* Effect.flip(store.counts)
+      assert.deepStrictEqual([error._tag, error.operation], ["StoreError", "counts"])
+    }).pipe(Effect.scoped)
+  )
 })
 
 if (!PostgresServer.installed) it.skip(`PostgreSQL: ${PostgresServer.missing}`, () => {})
+if (!RedisServer.installed) it.skip(`Redis: ${RedisServer.missing}`, () => {})

@@ -8,7 +8,7 @@ it.live("the published packages install, type-check and run in a project of thei
     const fs = yield* FileSystem.FileSystem
     const path = yield* Path.Path
     const root = path.join(import.meta.dirname, "../..")
-    const names = ["core", "providers", "testing", "opentelemetry"]
+    const names = ["core", "providers", "testing", "opentelemetry", "embedder-minilm"]
     const versions = yield* fs.readFileString(path.join(root, "package.json")).pipe(Effect.flatMap(devDependencies))
     const project = yield* fs.makeTempDirectoryScoped({ prefix: "llm-resilience-" })
     const write = (file: string, content: object) =>

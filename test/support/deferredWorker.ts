@@ -1,14 +1,13 @@
 // The process that test/integration/deferredCrash.test.ts kills: it hands in 1 000 requests, works them off, and writes down what its callers see.
 import { appendFileSync, readFileSync } from "node:fs"
 import * as DeferredQueue from "@llm-resilience/core/DeferredQueue"
-import * as DeferredStore from "@llm-resilience/core/DeferredStore"
 import * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import * as Provider from "@llm-resilience/core/Provider"
 import * as ProviderError from "@llm-resilience/core/ProviderError"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as NodeSqlite from "./nodeSqlite.ts"
+import { storeAt } from "./deferredStoreAt.ts"
 
 const [database = "", log = "", count = ""] = process.argv.slice(2)
 // One write of one line: what the kill cuts off was not seen by anybody.
@@ -84,6 +83,6 @@ const queue = DeferredQueue.layer({
   backoff: "20 millis",
   pollInterval: "500 millis",
   onSettled: (settled) => note("handled", settled.ticket, settled._tag)
-}).pipe(Layer.provide(DeferredStore.layerSql()), Layer.provide(NodeSqlite.layer(database)))
+}).pipe(Layer.provide(storeAt(database)))
 
 await Effect.runPromise(Effect.provide(program, queue))

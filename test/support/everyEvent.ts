@@ -97,6 +97,16 @@ export const everyEvent: { readonly [T in ResilienceEvent.ResilienceEvent["_tag"
   CacheMissed: { _tag: "CacheMissed", request: 7, because: "absent" },
   CacheStored: { _tag: "CacheStored", request: 7, key: secret },
   CacheRejected: { _tag: "CacheRejected", request: 7, because: "too busy" },
+  SimilarRefused: { _tag: "SimilarRefused", request: 7, similarity: 0.95, reason: "Number" },
+  EmbedderFailed: { _tag: "EmbedderFailed", request: 7, embedder: "minilm", because: "failed", cause },
+  CacheShadowed: {
+    _tag: "CacheShadowed",
+    request: 7,
+    key: secret,
+    match: "similar",
+    similarity: 0.95,
+    verdict: "right"
+  },
   CacheFailed: { _tag: "CacheFailed", request: 7, operation: "read", key: secret, cause },
   Deferred: { _tag: "Deferred", request: 7, ticket: "t-1" },
   DeferralRefused: { _tag: "DeferralRefused", request: 7, reason: "QueueFull" },

@@ -2,11 +2,15 @@ import { spawn, spawnSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Effect } from "effect"
+import { Effect, Exit, Scope } from "effect"
+import { afterAll, beforeAll } from "vitest"
 import { freePort } from "./freePort.ts"
 
 /** Whether there is a Redis to start: Debian package redis-server. */
 export const installed = spawnSync("redis-server", ["--version"]).status === 0
+
+/** What to say where there is none. */
+export const missing = "SKIPPED, because redis-server is not installed (Debian package redis-server)"
 
 /** Starts a Redis of its own, in a folder of its own, and stops it when the scope closes. */
 export const make = Effect.gen(function* () {
@@ -42,3 +46,14 @@ export const make = Effect.gen(function* () {
     })
   }
 })
+
+/** Runs one server while the tests of the surrounding `describe` run, and gives its port to them. */
+export const duringTests = (): (() => number) => {
+  let port = 0
+  const scope = Effect.runSync(Scope.make())
+  beforeAll(async () => {
+    port = (await Effect.runPromise(Scope.provide(make, scope))).port
+  })
+  afterAll(() => Effect.runPromise(Scope.close(scope, Exit.void)))
+  return () => port
+}

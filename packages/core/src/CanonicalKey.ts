@@ -55,12 +55,25 @@ export const of = (text: string): string => {
   return reading.language === "english" ? `en${write(stems(reading.tokens))}` : `any ${plain(reading.text)}`
 }
 
-// Case carries meaning in many languages, so only the first letter, whose case is that of the sentence, gives it up.
+// Case carries meaning in many languages, so only the first letter, whose case is that of the sentence, gives it up. A question mark at the
+// end may be all that makes a question of a sentence, unless it opens like one. Some put a blank before the mark, some do not.
 const plain = (text: string): string => {
   const line = text.includes("\n") ? text : text.replaceAll(/\s+/g, " ")
-  // A question mark at the end may be all that makes a question of a sentence.
-  return `${line.slice(0, 1).toLowerCase()}${line.slice(1)}`.replace(/[\s.!。]{1,8}$/u, "")
+  const start = line.startsWith("¿") ? 1 : 0
+  const said = `${line.slice(start, start + 1).toLowerCase()}${line.slice(start + 1)}`.replace(/[\s.!。]{1,8}$/u, "")
+  return start === 1 || asks.test(said) ? `¿${said.replace(/ ?[?？]$/u, "")}` : said.replace(/ ([?？])$/u, "$1")
 }
+
+const asks = new RegExp(
+  `^(?:${[
+    "was|wer|wen|wem|wie|wo|wann|warum|wieso|weshalb|welche[rsnm]?|wieviele?",
+    "qué|quién|cuál|cuáles|cómo|dónde|cuándo|cuánt[oa]s?",
+    "quel(?:le)?s?|comment|pourquoi|où|combien",
+    "cosa|perché|dove|quanto|quanti|quale|quali|qual|onde|porquê|quando",
+    "что|кто|где|когда|почему|зачем|сколько"
+  ].join("|")}) `,
+  "u"
+)
 
 /**
  * Returns the form of a text in which only what Unicode writes in several ways is unified, whatever its language.

@@ -43,6 +43,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Attempt } from "./Attempt.ts"
 import * as CacheKey from "./CacheKey.ts"
+import { CacheShadow } from "./CacheShadow.ts"
 import * as CacheStore from "./CacheStore.ts"
 import * as Entry from "./internal/cacheEntry.ts"
 import { open, opened } from "./internal/opening.ts"
@@ -60,7 +61,8 @@ import { SimilarAnswers } from "./SimilarAnswers.ts"
  *
  * **Details**
  *
- * `key` is the key of the answer, which is another than that of the request when the question was only a similar one.
+ * `key` is the key of the answer, which is another than that of the request when the question was only a similar one; then `question` is the
+ * one that was answered.
  *
  * @category models
  * @since 0.1.0
@@ -74,6 +76,7 @@ export interface Hit {
   readonly contributors?: LlmResponse.Served["contributors"]
   readonly match: CacheMatch
   readonly similarity: number
+  readonly question?: string | undefined
   readonly age: Duration.Duration
   readonly stale: boolean
 }
@@ -205,7 +208,8 @@ export const layerMemory = (options?: Options & CacheStore.Options): Layer.Layer
  *
  * **Details**
  *
- * When `SimilarAnswers` is in the context, it learns the questions and finds similar ones.
+ * When `SimilarAnswers` is in the context, it learns the questions and finds similar ones. When `CacheShadow` is there too, each new answer is
+ * compared with what a similar question would have been served.
  *
  * @category constructors
  * @since 0.1.0
@@ -233,6 +237,7 @@ export const make: (
 
     const store = yield* CacheStore.CacheStore
     const similar = Option.getOrUndefined(yield* Effect.serviceOption(SimilarAnswers))
+    const shadow = Option.getOrUndefined(yield* Effect.serviceOption(CacheShadow))
     const keys = CacheKey.make({
       secret: options?.secret ?? Redacted.make(SecureRandom.randomBytesUnsafe(32), { label: "EmergencyCache.secret" }),
       maxLength: options?.maxRequestLength
@@ -278,7 +283,7 @@ export const make: (
       asking: Asking,
       key: CacheKey.CacheKey,
       address: CacheKey.Address,
-      how: { readonly match: CacheMatch; readonly similarity: number }
+      how: { readonly match: CacheMatch; readonly similarity: number; readonly question?: string }
     ): Effect.Effect<Hit | Missed, CacheStore.CacheStoreError> =>
       Effect.flatMap(store.get(address), (text) => {
         worked()
@@ -316,25 +321,22 @@ export const make: (
       if (key === undefined) return Effect.succeed("absent")
       const exact = fetch(request, asking, key, key, { match: "exact", similarity: 1 })
       const question = key.question
-      const allowed = closer(
-        request.cacheMatch ??
-          (request.tools.length > 0 || request.responseFormat.type === "json" ? "exact" : "similar"),
-        asking.match ?? "similar"
-      )
+      const allowed = closer(wanted(request), asking.match ?? "similar")
       if (similar === undefined || question === undefined || allowed === "exact") return exact
       return Effect.flatMap(exact, (found) => {
         if (typeof found !== "string") return Effect.succeed(found)
         return Effect.flatMap(
-          similar.find(key.partition, question),
+          similar.find(key.partition, question, { request: request.id, hub: asking.hub }),
           Option.match({
             onNone: () => Effect.succeed<Hit | Missed>(found),
-            onSome: ({ key: other, match, similarity }) => {
+            onSome: ({ key: other, match, question: answered, similarity }) => {
               const address = CacheKey.parse(other)
               // An exact miss cannot be answered by the entry that was just missed.
               if (address === undefined || other === key.key || closer(match, allowed) !== match)
                 return Effect.succeed<Hit | Missed>(found)
-              return Effect.tap(fetch(request, asking, key, address, { match, similarity }), (hit) =>
-                typeof hit === "string" ? similar.forget({ key: other }) : Effect.void
+              return Effect.tap(
+                fetch(request, asking, key, address, { match, similarity, question: answered }),
+                (hit) => (typeof hit === "string" ? similar.forget({ key: other }) : Effect.void)
               )
             }
           })
@@ -372,6 +374,33 @@ export const make: (
         })
       )
 
+    // What a similar question would have been served, compared with the new answer.
+    const overshadow = Effect.fnUntraced(function* (
+      request: LlmRequest,
+      asking: Asking,
+      key: CacheKey.CacheKey,
+      answer: string
+    ) {
+      if (shadow === undefined || similar === undefined || key.question === undefined) return
+      const allowed = wanted(request)
+      if (allowed === "exact") return
+      const found = Option.getOrUndefined(yield* similar.find(key.partition, key.question))
+      if (found?.key === key.key) return yield* shadow.asked("repeated")
+      const address = found === undefined ? undefined : CacheKey.parse(found.key)
+      if (found === undefined || address === undefined || closer(found.match, allowed) !== found.match)
+        return yield* shadow.asked("none")
+      const { match, question: storedQuestion, similarity } = found
+      const hit = yield* fetch(request, asking, key, address, { match, similarity })
+      if (typeof hit === "string") return yield* shadow.asked("none")
+      yield* shadow.asked("hit")
+      const storedAnswer = LlmResponse.make({
+        content: hit.content,
+        served: LlmResponse.servedBy({ id: "", model: "" })
+      }).text
+      const facts = { request: request.id, question: key.question, answer, key: found.key, match, similarity }
+      yield* shadow.observe({ ...facts, storedQuestion, storedAnswer }, asking.hub)
+    })
+
     const write = Effect.fnUntraced(function* (
       request: LlmRequest,
       response: LlmResponse.LlmResponse,
@@ -389,6 +418,7 @@ export const make: (
       const entry = yield* Effect.option(Entry.written(key, response, at))
       if (Option.isNone(entry)) return rejected("an answer that is no JSON")
       if (entry.value.length > maxEntryLength) return rejected("an answer that is too long")
+      yield* Effect.ignore(overshadow(request, asking, key, response.text))
       const evicted = yield* store.set(key, entry.value, at + staleIfError)
       worked()
       counts.stored++
@@ -446,6 +476,10 @@ const maxLifetime = Duration.toMillis("7 days")
 
 type Missed = "absent" | "expired" | "unusable"
 
+/** How close a question must be, as far as the request says. */
+const wanted = (request: LlmRequest): CacheMatch =>
+  request.cacheMatch ?? (request.tools.length > 0 || request.responseFormat.type === "json" ? "exact" : "similar")
+
 const closer = (left: CacheMatch, right: CacheMatch): CacheMatch =>
   left === "exact" || right === "exact"
     ? "exact"
@@ -464,6 +498,8 @@ const closer = (left: CacheMatch, right: CacheMatch): CacheMatch =>
  *   so that another chain has other answers.
  * - `match`: how close the question of a stored answer must be, `"similar"` by default. It takes `SimilarAnswers` for more than `"exact"`,
  *   and requests with tools or a JSON schema are served exact answers unless they ask for more.
+ * - `question`: with `"tell"`, `served.question` is the question that a canonical or similar answer was written for, `"withhold"` by default. It
+ *   may be of another user of the same scope: tell it only where they may read each other's questions.
  *
  * @category models
  * @since 0.1.0
@@ -473,6 +509,7 @@ export interface PolicyOptions {
   readonly slowAfter?: Duration.Input | undefined
   readonly modelGroup?: string | undefined
   readonly match?: CacheMatch | undefined
+  readonly question?: "tell" | "withhold" | undefined
 }
 
 /**
@@ -530,7 +567,7 @@ export const policy = (options?: PolicyOptions): Policy.Policy<EmergencyCache> =
         because: "unavailable" | "slow" | "fresh",
         attempts: ReadonlyArray<Attempt>
       ): LlmResponse.LlmResponse => {
-        const { age, content, contributors, degraded, match, model, provider, similarity, stale } = hit
+        const { age, content, contributors, degraded, match, model, provider, question, similarity, stale } = hit
         const facts = { _tag: "Cached" as const, age, because }
         return LlmResponse.make({
           content,
@@ -543,6 +580,7 @@ export const policy = (options?: PolicyOptions): Policy.Policy<EmergencyCache> =
             ...(degraded === undefined ? {} : { degraded }),
             match,
             similarity,
+            ...(question === undefined || options?.question !== "tell" ? {} : { question }),
             age,
             stale,
             notice: { ...facts, message: translate(facts) }

@@ -20,6 +20,7 @@ import type { Notice } from "./Notice.ts"
  * all who wrote a part of a stream that broke and was recovered, in order; `provider` is the last of them. `degraded` says
  * in which way the answer is less than the user may expect (`smaller` model, `shorter` answer). `match`, `similarity`, `age` and `stale`
  * (older than answers should be) belong to an answer from the emergency cache. `notice` is what the end user should be told, when there is something to tell.
+ * `question` is the one that a similar answer was written for, where the cache was told to say so.
  *
  * @category models
  * @since 0.1.0
@@ -33,6 +34,7 @@ export interface Served {
   readonly degraded?: "smaller" | "shorter" | undefined
   readonly match?: "exact" | "canonical" | "similar" | undefined
   readonly similarity?: number | undefined
+  readonly question?: string | undefined
   readonly age?: Duration.Duration | undefined
   readonly stale?: boolean | undefined
   readonly notice?: Notice | undefined

@@ -18,6 +18,7 @@ import type { Attempt, SkipReason } from "./Attempt.ts"
 import type { Decision } from "./Decision.ts"
 import * as Text from "./internal/eventText.ts"
 import type { Priority } from "./LlmRequest.ts"
+import type { Reason } from "./DifferenceGuard.ts"
 import type { Served, Usage } from "./LlmResponse.ts"
 import type { LlmUnavailable } from "./LlmUnavailable.ts"
 import type { Notice } from "./Notice.ts"
@@ -64,6 +65,9 @@ interface OfProvider {
  *   `AttemptFailed` whose error carries it.
  * - `CacheHit`, `CacheMissed`: the emergency cache was asked and had, or had not, an answer. `CacheStored`, `CacheRejected`: an answer was
  *   stored, or not and why. `CacheFailed`: the cache could not do its work, which no call notices; `key` and `cause` are for its operator.
+ * - `SimilarRefused`: questions near to this one have a stored answer, and the guard refused them all; `reason` is that of the nearest.
+ *   `EmbedderFailed`: similar questions could not be looked for, because the embedder failed, was busy or was late.
+ * - `CacheShadowed`: an answer was stored that a similar question could have had from the cache, and that was compared with it.
  * - `Deferred`: nobody could answer, and the request waits in the queue. `DeferralRefused`: it may wait, but the queue did not take it.
  * - `DeferredEnded`: a waiting request came to its end. `DeferredStoreFailed`: the store of the queue failed; nothing accepted is lost.
  * - `NoticeGiven`: the end user is told something.
@@ -171,6 +175,20 @@ export type ResilienceEvent =
       readonly operation: "read" | "write" | "decode"
       readonly key?: string | undefined
       readonly cause: unknown
+    } & OfRequest)
+  | ({ readonly _tag: "SimilarRefused"; readonly similarity: number; readonly reason: Reason } & OfRequest)
+  | ({
+      readonly _tag: "EmbedderFailed"
+      readonly embedder: string
+      readonly because: "failed" | "busy" | "late"
+      readonly cause?: unknown
+    } & OfRequest)
+  | ({
+      readonly _tag: "CacheShadowed"
+      readonly key: string
+      readonly match: "canonical" | "similar"
+      readonly similarity: number
+      readonly verdict: "right" | "wrong" | "unsure"
     } & OfRequest)
   | ({ readonly _tag: "Deferred"; readonly ticket: string } & OfRequest)
   | ({

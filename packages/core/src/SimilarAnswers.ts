@@ -8,15 +8,15 @@
  * Questions whose answer changes with the hour ("today", "latest", "price") are neither remembered nor found. Those longer than the
  * embedder reads as a whole are found by their canonical key only.
  *
- * It holds no answers, only which question leads to which key, in memory: at most `maxEntries`, the oldest leave first, of the scope
- * that has more than its share. Forget a key when its answer is gone.
+ * It holds no answers, only which question leads to which key: in memory, at most `maxEntries`, the oldest leave first, of the scope that has
+ * more than its share; or in the {@link QuestionStore} of the context, which many processes can share. Forget a key when its answer is gone.
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
@@ -24,7 +24,9 @@ import * as CanonicalKey from "./CanonicalKey.ts"
 import * as DifferenceGuard from "./DifferenceGuard.ts"
 import { Embedder, type EmbeddingFailed } from "./Embedder.ts"
 import { isVolatile } from "./internal/volatile.ts"
-import * as VectorIndex from "./VectorIndex.ts"
+import { within } from "./internal/within.ts"
+import * as QuestionStore from "./QuestionStore.ts"
+import type * as ResilienceEvent from "./ResilienceEvent.ts"
 
 /**
  * A stored answer that serves a question: the key it is stored under, and how its own question was recognised.
@@ -32,7 +34,7 @@ import * as VectorIndex from "./VectorIndex.ts"
  * **Details**
  *
  * `canonical` questions differ in nothing but spelling, politeness and the opening, and have a `similarity` of 1. The `similarity` of
- * `similar` ones is the cosine of their embeddings.
+ * `similar` ones is the cosine of their embeddings. `question` is the one that was answered; somebody else of the same scope may have asked it.
  *
  * @category models
  * @since 0.1.0
@@ -41,22 +43,56 @@ export interface Match {
   readonly key: string
   readonly similarity: number
   readonly match: "canonical" | "similar"
+  readonly question: string
 }
 
 /**
- * What to forget: all questions of a scope, or all that lead to one key.
+ * Who asks, for the events: `SimilarRefused` and `EmbedderFailed`.
  *
  * @category models
  * @since 0.1.0
  */
-export type Forgotten = { readonly scope: string } | { readonly key: string }
+export interface Asking {
+  readonly request: number
+  readonly hub: ResilienceEvent.Hub | undefined
+}
+
+/**
+ * What the service holds and what it did since it was built.
+ *
+ * **Details**
+ *
+ * - `entries`: the questions that are remembered. `embedded`: those of them with a vector. `waiting`: those that wait for one.
+ * - `canonical`, `similar`, `none`: how the calls of `find` ended. `volatile`: those among `none` that were not looked for, because their
+ *   answer changes with time. `refused`: those among `none` for which the guard refused every near question.
+ * - `dropped`: questions that are not embedded, because too many waited. `busy`: calls of `find` that found the embedder busy. `late`: those
+ *   that waited for it in vain. `failed`: calls of the embedder that failed.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Statistics {
+  readonly entries: number
+  readonly embedded: number
+  readonly waiting: number
+  readonly canonical: number
+  readonly similar: number
+  readonly none: number
+  readonly volatile: number
+  readonly refused: number
+  readonly dropped: number
+  readonly busy: number
+  readonly late: number
+  readonly failed: number
+}
 
 /**
  * Service that remembers which questions have a stored answer, and finds the one that serves a new question.
  *
  * **Details**
  *
- * It never fails and never waits longer than its read deadline. `remember` returns at once; the question is embedded in the background.
+ * It never fails, and `find` never waits longer than its read deadline. `remember` takes as long as the store, which in memory is no time; the
+ * question is embedded in the background.
  * A question is found under the very `scope` it was remembered under, and nowhere else.
  *
  * @category services
@@ -66,8 +102,9 @@ export class SimilarAnswers extends Context.Service<
   SimilarAnswers,
   {
     readonly remember: (scope: string, question: string, key: string) => Effect.Effect<void>
-    readonly find: (scope: string, question: string) => Effect.Effect<Option.Option<Match>>
-    readonly forget: (what: Forgotten) => Effect.Effect<void>
+    readonly find: (scope: string, question: string, asking?: Asking) => Effect.Effect<Option.Option<Match>>
+    readonly forget: (what: QuestionStore.Forgotten) => Effect.Effect<void>
+    readonly statistics: Effect.Effect<Statistics>
   }
 >()("@llm-resilience/core/SimilarAnswers") {}
 
@@ -76,9 +113,9 @@ export class SimilarAnswers extends Context.Service<
  *
  * **Details**
  *
- * - `maxEntries`: how many questions are remembered, 10 000 by default.
+ * - `maxEntries`: how many questions are remembered in memory, 10 000 by default. A store of the context has a bound of its own.
  * - `threshold`: the least similarity, that of the embedder by default.
- * - `deadline`: how long `find` may wait for the embedder, 100 ms by default; then nothing is found.
+ * - `deadline`: how long `find` may wait for the store and the embedder, 100 ms by default; then nothing is found.
  * - `candidates`: how many near questions are shown to the guard, 8 by default.
  * - `maxWaiting`: how many questions may wait to be embedded, 256 by default; one more is remembered by its canonical key only.
  * - `maxReading`: how many calls of `find` may wait for the embedder at once, 16 by default; one more finds nothing.
@@ -105,14 +142,6 @@ export interface Options {
  */
 export const defaultIsVolatile: (question: string) => boolean = isVolatile
 
-interface Entry {
-  readonly id: string
-  readonly scope: string
-  readonly question: string
-  readonly canonical: string
-  readonly key: string
-}
-
 /**
  * Creates the service. New questions are embedded in the background, as long as the scope is open.
  *
@@ -132,115 +161,155 @@ export const make = Effect.fnUntraced(function* (options?: Options) {
       throw new RangeError(`SimilarAnswers.make: ${name} must be an integer >= 1, got ${value}`)
     }
   }
-  const deadline = Duration.fromInputUnsafe(options?.deadline ?? "100 millis")
+  const deadline = Duration.toMillis(Duration.fromInputUnsafe(options?.deadline ?? "100 millis"))
+  const memory = yield* QuestionStore.makeMemory({ maxEntries })
   const embedder = Option.getOrUndefined(yield* Effect.serviceOption(Embedder))
   const threshold = options?.threshold ?? embedder?.threshold ?? 1
   if (!(threshold > 0 && threshold <= 1)) {
     throw new RangeError(`SimilarAnswers.make: threshold must be above 0 and at most 1, got ${threshold}`)
   }
 
-  const entries = remembering(maxEntries)
-  const index = embedder === undefined ? undefined : VectorIndex.make({ dimensions: embedder.dimensions, maxEntries })
-  const waiting = yield* Effect.acquireRelease(Queue.dropping<Entry>(maxWaiting), Queue.shutdown)
+  const store = Option.getOrElse(yield* Effect.serviceOption(QuestionStore.QuestionStore), () => memory)
+  const waiting = yield* Effect.acquireRelease(Queue.dropping<QuestionStore.Stored>(maxWaiting), Queue.shutdown)
   const scope = yield* Effect.scope
   const readable = (question: string) => embedder !== undefined && tokensAtMost(question) <= embedder.maxTokens
+  const counts = { canonical: 0, similar: 0, none: 0, volatile: 0, refused: 0, dropped: 0, busy: 0, late: 0, failed: 0 }
+  let reading = 0
 
-  const drop = (entry: Entry): void => {
-    index?.remove(entry.id)
+  const failed = (because: "failed" | "busy" | "late", cause?: unknown, asking?: Asking): void => {
+    counts[because]++
+    if (asking?.hub?.active() !== true) return
+    const { hub, request } = asking
+    if (cause instanceof QuestionStore.QuestionStoreError) {
+      hub.publish({ _tag: "CacheFailed", request, operation: "read", cause })
+    } else hub.publish({ _tag: "EmbedderFailed", request, embedder: embedder?.id ?? "none", because, cause })
   }
 
-  if (embedder !== undefined && index !== undefined) {
+  if (embedder !== undefined) {
     yield* Queue.takeBetween(waiting, 1, 16).pipe(
-      Effect.flatMap((taken) => {
-        const batch = taken.filter((entry) => entries.has(entry))
-        return batch.length === 0
-          ? Effect.void
-          : Effect.map(
-              Effect.timeout(embedder.embed(batch.map(({ question }) => question)), "30 seconds"),
-              (vectors) => {
-                batch.forEach((entry, at) => {
-                  const vector = vectors[at]
-                  // It may have been forgotten while it was embedded.
-                  if (!entries.has(entry) || vector?.length !== embedder.dimensions) return
-                  index.add(entry.scope, entry.id, vector)
-                })
-              }
-            )
-      }),
+      Effect.flatMap((taken) =>
+        Effect.flatMap(Effect.timeout(embedder.embed(taken.map(({ question }) => question)), "30 seconds"), (vectors) =>
+          Effect.forEach(
+            taken,
+            (stored, at) => {
+              const vector = vectors[at]
+              if (vector?.length === embedder.dimensions) return store.embed(stored, embedder.id, vector)
+              return Effect.sync(() => failed("failed"))
+            },
+            { discard: true }
+          )
+        )
+      ),
       // A dead embedder costs recall and nothing else; the question stays known by its canonical key.
-      Effect.catchCause(() => Effect.void),
+      Effect.catchCause(() => Effect.sync(() => failed("failed"))),
       Effect.forever,
       Effect.forkIn(scope)
     )
   }
 
-  let reading = 0
-
-  const nearest = (
-    scopeName: string,
+  const match = (
     question: string,
-    vector: ArrayLike<number> | undefined
+    near: ReadonlyArray<QuestionStore.Near>,
+    asking: Asking | undefined
   ): Option.Option<Match> => {
-    if (index === undefined || vector === undefined || vector.length !== embedder?.dimensions) return Option.none()
-    for (const { id, similarity } of index.search(scopeName, vector, { limit: candidates, threshold })) {
-      const entry = entries.get(id)
-      if (entry === undefined || entry.scope !== scopeName) continue
-      if (DifferenceGuard.compare(question, entry.question) === undefined) {
-        return Option.some({ key: entry.key, similarity, match: "similar" })
-      }
+    let first: { readonly similarity: number; readonly reason: DifferenceGuard.Reason } | undefined
+    for (const { key, question: stored, similarity } of near) {
+      const difference = DifferenceGuard.compare(question, stored)
+      if (difference === undefined) return Option.some({ key, similarity, match: "similar", question: stored })
+      first ??= { similarity, reason: difference.reason }
+    }
+    if (first !== undefined) {
+      counts.refused++
+      if (asking?.hub?.active() === true)
+        asking.hub.publish({ _tag: "SimilarRefused", request: asking.request, ...first })
     }
     return Option.none()
   }
 
-  const findSimilar = (scopeName: string, question: string): Effect.Effect<Option.Option<Match>> => {
-    if (embedder === undefined || index === undefined || !index.hasScope(scopeName)) return Effect.succeedNone
-    if (reading >= maxReading || !readable(question)) return Effect.succeedNone
-    const asking = Effect.uninterruptibleMask((restore) => {
+  const findSimilar = (
+    scopeName: string,
+    question: string,
+    asking: Asking | undefined
+  ): Effect.Effect<Option.Option<Match>, unknown> => {
+    if (embedder === undefined || !readable(question)) return Effect.succeedNone
+    if (reading >= maxReading) {
+      failed("busy", undefined, asking)
+      return Effect.succeedNone
+    }
+    const asked = Effect.uninterruptibleMask((restore) => {
       reading++
-      return restore(Effect.suspend(() => embedder.embed([question]))).pipe(
-        Effect.map(([vector]) => nearest(scopeName, question, vector)),
-        Effect.catchCause(() => Effect.succeedNone),
-        Effect.onExit(() =>
-          Effect.sync(() => {
-            reading--
-          })
-        )
+      return Effect.onExit(restore(Effect.suspend(() => embedder.embed([question]))), () =>
+        Effect.sync(() => {
+          reading--
+        })
       )
     })
-    // In a fiber of its own: a timeout would wait for the clean-up of an embedder that does not let go.
-    return Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.forkIn(asking, scope, { startImmediately: true }), (fiber) =>
-        restore(Effect.timeoutOption(Fiber.join(fiber), deadline)).pipe(
-          Effect.map(Option.flatten),
-          Effect.onExit(() => Effect.sync(() => fiber.interruptUnsafe()))
-        )
-      )
+    return Effect.flatMap(asked, ([vector]): Effect.Effect<Option.Option<Match>, unknown> =>
+      vector?.length === embedder.dimensions
+        ? Effect.map(store.nearest(scopeName, embedder.id, vector, { limit: candidates, threshold }), (near) =>
+            match(question, near, asking)
+          )
+        : Effect.fail("A vector of another length")
     )
   }
 
   return SimilarAnswers.of({
     remember: (scopeName, question, key) =>
-      Effect.sync(() => {
-        if (question.length > CanonicalKey.maxLength || isVolatile(question)) return
-        const canonical = CanonicalKey.of(question)
-        const { dropped, entry, isNew } = entries.put(scopeName, question, canonical, key)
-        dropped.forEach(drop)
-        if (isNew && readable(question)) Queue.offerUnsafe(waiting, entry)
-      }),
-    find: (scopeName, question) =>
       Effect.suspend(() => {
-        if (question.length > CanonicalKey.maxLength || isVolatile(question)) return Effect.succeedNone
-        const same = entries.find(scopeName, CanonicalKey.of(question))
-        return same === undefined
-          ? findSimilar(scopeName, question)
-          : Effect.succeedSome<Match>({ key: same.key, similarity: 1, match: "canonical" })
-      }),
-    forget: (what) => Effect.sync(() => entries.forget(what).forEach(drop))
+        if (question.length > CanonicalKey.maxLength || isVolatile(question)) return Effect.void
+        const canonical = CanonicalKey.of(question)
+        const put = store.put({ scope: scopeName, question, canonical, key }, embedder?.id)
+        return Effect.map(within(put, storeWithin, tooLate, 0), ({ bare, stored }) => {
+          if (bare && readable(question) && !Queue.offerUnsafe(waiting, stored)) counts.dropped++
+        })
+      }).pipe(Effect.catchCause(() => Effect.sync(() => failed("failed")))),
+    find: (scopeName, question, asking) =>
+      Effect.suspend((): Effect.Effect<Option.Option<Match>> => {
+        if (question.length > CanonicalKey.maxLength) return Effect.succeedNone
+        if (isVolatile(question)) {
+          counts.volatile++
+          return Effect.succeedNone
+        }
+        const finding = Effect.flatMap(
+          store.find(scopeName, CanonicalKey.of(question), embedder?.id),
+          ({ others, same }) => {
+            if (same === undefined) return others ? findSimilar(scopeName, question, asking) : Effect.succeedNone
+            const { key, question: stored } = same
+            return Effect.succeedSome<Match>({ key, similarity: 1, match: "canonical", question: stored })
+          }
+        )
+        return Effect.catchCause(within(finding, deadline, tooLate, 0), (cause) => {
+          const reason = Cause.squash(cause)
+          if (reason === late) failed("late", undefined, asking)
+          else if (!Cause.hasInterruptsOnly(cause)) failed("failed", reason, asking)
+          return Effect.succeedNone
+        })
+      }).pipe(
+        Effect.map((found) => {
+          counts[Option.isNone(found) ? "none" : found.value.match]++
+          return found
+        })
+      ),
+    forget: (what) =>
+      Effect.catchCause(within(store.forget(what), storeWithin, tooLate, 0), () => Effect.sync(() => failed("failed"))),
+    statistics: Effect.map(
+      Effect.catchCause(within(store.sizes, storeWithin, tooLate, 0), () =>
+        Effect.succeed({ entries: 0, embedded: 0 })
+      ),
+      (sizes) => ({ ...counts, ...sizes, waiting: Queue.sizeUnsafe(waiting) })
+    )
   })
 })
 
+const late = "It took too long"
+const tooLate = () => Effect.fail(late)
+
+// What is behind the back of every call may take longer.
+const storeWithin = 5000
+
 /**
- * Layer that provides the service in memory: canonical matches only, or similar ones too when an `Embedder` is in the context.
+ * Layer that provides the service: canonical matches only, or similar ones too when an `Embedder` is in the context. The questions are kept in
+ * memory, or in the `QuestionStore` of the context.
  *
  * @category layers
  * @since 0.1.0
@@ -252,68 +321,6 @@ const tokensAtMost = (text: string): number => {
   let thirds = 6
   for (let at = 0; at < text.length; at++) thirds += text.charCodeAt(at) < 128 ? 1 : 6
   return thirds / 3
-}
-
-// Insertion order is age: a question that is remembered again is as old as its last answer.
-const remembering = (maxEntries: number) => {
-  const all = new Map<string, Entry>()
-  const scopes = new Map<string, Map<string, Entry>>()
-  const keys = new Map<string, Set<Entry>>()
-  let ids = 0
-
-  const remove = (entry: Entry): Entry => {
-    all.delete(entry.id)
-    const scope = scopes.get(entry.scope)
-    scope?.delete(entry.canonical)
-    if (scope?.size === 0) scopes.delete(entry.scope)
-    const key = keys.get(entry.key)
-    key?.delete(entry)
-    if (key?.size === 0) keys.delete(entry.key)
-    return entry
-  }
-
-  const insert = (entry: Entry): Entry => {
-    all.set(entry.id, entry)
-    const scope = scopes.get(entry.scope)
-    if (scope === undefined) scopes.set(entry.scope, new Map([[entry.canonical, entry]]))
-    else scope.set(entry.canonical, entry)
-    const key = keys.get(entry.key)
-    if (key === undefined) keys.set(entry.key, new Set([entry]))
-    else key.add(entry)
-    return entry
-  }
-
-  const evict = (own: string): Entry | undefined => {
-    let largest = scopes.get(own)
-    if (largest === undefined || largest.size * scopes.size <= maxEntries) {
-      for (const scope of scopes.values()) if (scope.size > (largest?.size ?? 0)) largest = scope
-    }
-    const oldest = largest?.values().next().value
-    return oldest === undefined ? undefined : remove(oldest)
-  }
-
-  return {
-    get: (id: string) => all.get(id),
-    has: (entry: Entry) => all.has(entry.id),
-    find: (scope: string, canonical: string) => scopes.get(scope)?.get(canonical),
-    put: (scope: string, question: string, canonical: string, key: string) => {
-      const before = scopes.get(scope)?.get(canonical)
-      if (before !== undefined) {
-        remove(before)
-        // The vector of the question is still right, whatever key it leads to now.
-        const kept = before.question === question
-        const entry = insert({ ...before, id: kept ? before.id : `${ids++}`, question, key })
-        return { entry, isNew: !kept, dropped: kept ? [] : [before] }
-      }
-      const evicted = all.size >= maxEntries ? evict(scope) : undefined
-      const entry = insert({ id: `${ids++}`, scope, question, canonical, key })
-      return { entry, isNew: true, dropped: evicted === undefined ? [] : [evicted] }
-    },
-    forget: (what: Forgotten): ReadonlyArray<Entry> => {
-      const gone = "scope" in what ? scopes.get(what.scope)?.values() : keys.get(what.key)?.values()
-      return Array.from(gone ?? [], remove)
-    }
-  }
 }
 
 /**

@@ -116,6 +116,7 @@ export const make = (options: {
   const partitions = new Map<string, Partition>()
   const scopes = new Map<string, string>()
   const code = new Int32Array(words)
+  const passed = new Int32Array(coded ? blockRows : 0)
 
   const encode = (unit: Float32Array): void => {
     code.fill(0)
@@ -221,12 +222,13 @@ export const make = (options: {
 
   const bySigns = (partition: Partition, unit: Float32Array, search: Search): Array<Neighbour> => {
     encode(unit)
-    const [q0 = 0, q1 = 0, q2 = 0, q3 = 0] = code
     const bits = words * 32
     const chance = Math.acos(Math.max(-1, Math.min(1, search.threshold))) / Math.PI
     // Six standard deviations, were the signs independent of each other.
     const within = (places: number) => Math.ceil(chance * places + 6 * Math.sqrt(places * chance * (1 - chance)) + 1)
     const headLimit = within(headWords * 32)
+    // Two words alone rule out most.
+    const firstLimit = within(64)
     // Candidates by their distance; the limit falls as soon as enough are nearer.
     let limit = Math.min(bits, within(bits))
     const nearer: Array<Array<number> | undefined> = Array.from({ length: limit + 1 })
@@ -236,15 +238,10 @@ export const make = (options: {
       if (block === undefined) continue
       const { heads, tails } = block
       const rows = Math.min(blockRows, partition.ids.length - b * blockRows)
-      for (let row = 0, h = 0; row < rows; row++, h += headWords) {
-        const head = ones4(
-          (heads[h] ?? 0) ^ q0,
-          (heads[h + 1] ?? 0) ^ q1,
-          (heads[h + 2] ?? 0) ^ q2,
-          (heads[h + 3] ?? 0) ^ q3
-        )
-        if (head > headLimit || head > limit) continue
-        let distance = head
+      const candidates = scan(heads, rows, code, firstLimit, Math.min(headLimit, limit), passed)
+      for (let c = 0; c < candidates; c++) {
+        const row = (passed[c] ?? 0) >>> 8
+        let distance = (passed[c] ?? 0) & 255
         let t = row * tailWords
         for (let w = headWords; w < words; w++, t++) distance += ones((tails[t] ?? 0) ^ (code[w] ?? 0))
         if (distance > limit) continue
@@ -325,6 +322,27 @@ const normalized = (vector: ArrayLike<number>, dimensions: number, method: strin
   return unit
 }
 
+// The rows whose first signs differ in few places, each with the number of those: row * 256 + places. A function of its own, because the
+// compiler makes the most of a loop that calls for nothing else.
+const scan = (
+  heads: Int32Array,
+  rows: number,
+  code: Int32Array,
+  firstLimit: number,
+  headLimit: number,
+  passed: Int32Array
+): number => {
+  const [q0 = 0, q1 = 0, q2 = 0, q3 = 0] = code
+  let count = 0
+  for (let row = 0, h = 0; row < rows; row++, h += headWords) {
+    const first = pairs((heads[h] ?? 0) ^ q0, (heads[h + 1] ?? 0) ^ q1)
+    if (first > firstLimit) continue
+    const head = first + pairs((heads[h + 2] ?? 0) ^ q2, (heads[h + 3] ?? 0) ^ q3)
+    if (head <= headLimit) passed[count++] = (row << 8) | head
+  }
+  return count
+}
+
 const dot = (vectors: Float32Array, from: number, unit: Float32Array): number => {
   let [a, b] = [0, 0]
   const even = unit.length & ~1
@@ -341,9 +359,7 @@ const ones = (word: number): number => {
   return Math.imul((v + (v >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
 }
 
-// Four words at once: their counts are added up before the last, dear step.
-const ones4 = (a: number, b: number, c: number, d: number): number => pairs(a, b) + pairs(c, d)
-
+// Two words at once: their counts are added up before the last, dear step.
 const pairs = (a: number, b: number): number => {
   let v = a - ((a >>> 1) & 0x55555555)
   let w = b - ((b >>> 1) & 0x55555555)

@@ -8,6 +8,8 @@ export * as Budget from "./Budget.ts"
 export * as Bulkhead from "./Bulkhead.ts"
 /** What an answer is stored under. */
 export * as CacheKey from "./CacheKey.ts"
+/** Measures what similar answers would do, before anybody is served one. */
+export * as CacheShadow from "./CacheShadow.ts"
 /** Where the emergency cache keeps its entries. */
 export * as CacheStore from "./CacheStore.ts"
 /** One key for all ways to write the same question. */
@@ -78,6 +80,8 @@ export * as RateLimitStore from "./RateLimitStore.ts"
 export * as Refusal from "./Refusal.ts"
 /** The configuration of a chain, from YAML, JSON or code. */
 export * as ResilienceConfig from "./ResilienceConfig.ts"
+/** Where the questions are kept that have a stored answer. */
+export * as QuestionStore from "./QuestionStore.ts"
 /** What happened while requests were served. */
 export * as ResilienceEvent from "./ResilienceEvent.ts"
 /** Asks the same provider again when this can help. */

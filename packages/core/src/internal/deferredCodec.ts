@@ -84,6 +84,7 @@ const StoredResponse = Schema.fromJsonString(
         degraded: optional(Schema.Literals(["smaller", "shorter"])),
         match: optional(Schema.Literals(["exact", "canonical", "similar"])),
         similarity: optional(Schema.Number),
+        question: optional(Schema.String),
         age: optional(Schema.Duration),
         stale: optional(Schema.Boolean),
         notice: optional(Notice.Notice)

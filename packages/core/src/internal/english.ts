@@ -51,9 +51,10 @@ export const imperatives = set(`
 `)
 
 /** Verbs that do so when what follows is plainly ours: "can you fix a screen" asks whether it can be done. */
-export const weakImperatives = set(
-  "write give draft compose generate provide show list name convert fix check help find make create teach calculate compute solve analyze extract correct review identify sort"
-)
+export const weakImperatives = set(`
+  write give draft compose generate provide show list name convert fix check help find make create teach calculate compute solve analyze extract correct review identify sort
+  design build plan develop prepare implement shorten simplify edit improve answer put determine
+`)
 
 export const greetings = set("hello hi hey greetings")
 
@@ -66,6 +67,8 @@ export const cased = set(`
   access teams outlook edge safari bush rice rose mark bill frank grant jack will art drew pat sue ray faith hope grace
   reading nice bath cork guinea chile jordan georgia mosaic shell gap zoom slack meta alphabet square stripe visa
   puma dove tide dawn crest ford saturn focus escape galaxy pixel surface basic scheme ruby dart
+  express nest next remix chef puppet salt helm vault consul nomad sentry jest mocha cypress parcel gulp echo prime subway uber bolt plaid
+  hunter amber summer penny crystal violet ivy daisy iris olive chase potter taylor
   signal discord notion linear cursor windsurf copilot gemini claude llama spark kafka flask django spring rails
 `)
 
@@ -156,6 +159,67 @@ export const spellings: ReadonlyMap<string, string> = new Map([
     toward towards
     percent %
     ok okay
+    anemia anaemia
+    pediatric paediatric
+    esophagus oesophagus
+    fetus foetus
+    maneuver manoeuvre
+    encyclopedia encyclopaedia
+    jewelry jewellery
+    plow plough
+    skeptical sceptical
+    tire tyre
+    tires tyres
+    mold mould
+    mustache moustache
+    pajamas pyjamas
+    rumor rumour
+    harbor harbour
+    savor savour
+    vapor vapour
+    armor armour
+    odor odour
+    tumor tumour
+    traveler traveller
+    travelers travellers
+    traveled travelled
+    modeled modelled
+    labeled labelled
+    labeling labelling
+    fulfill fulfil
+    skillful skilful
+    enroll enrol
+    program programme
+    programs programmes
+    fiber fibre
+    caliber calibre
+    offense offence
+    pretense pretence
+    minimized minimised
+    minimizing minimising
+    maximizing maximising
+    summarized summarised
+    summarizing summarising
+    optimizing optimising
+    optimized optimised
+    optimization optimisation
+    realized realised
+    realizing realising
+    recognized recognised
+    customizing customising
+    visualize visualise
+    visualizing visualising
+    criticize criticise
+    emphasize emphasise
+    prioritize prioritise
+    categorize categorise
+    memorize memorise
+    standardize standardise
+    authorize authorise
+    globalization globalisation
+    colonization colonisation
+    industrialization industrialisation
+    civilization civilisation
   `),
   ...ordinals.split(" ").map((word, index): [string, string] => {
     const value = index + 1
@@ -236,7 +300,8 @@ export const units = set(`
 /** What is written with the instruction to write it. */
 export const artifacts = set(`
   function program script query poem story essay letter email biography bio recipe description summary article report haiku song speech review
-  tweet post blog class method regex joke reply message outline paragraph
+  tweet post blog class method regex joke reply message outline paragraph limerick plan list schedule checklist itinerary template code
+  slogan headline caption
 `)
 
 /** Languages of programming that a task is done in. */
@@ -246,22 +311,3 @@ export const languages = set(`
 
 /** Adjectives after which "is it easy to eat eggs" and "are eggs easy to eat" are the same question. */
 export const toughs = set("safe hard difficult easy ok legal illegal dangerous healthy unsafe unhealthy")
-
-/** From the gerund to the verb, for "a way of parsing" and "how to parse". */
-export const gerunds: ReadonlyMap<string, string> = new Map(
-  `make/making parse/parsing write/writing use/using create/creating delete/deleting remove/removing change/changing
-  update/updating merge/merging compute/computing calculate/calculating configure/configuring install/installing add/adding
-  find/finding read/reading open/opening start/starting learn/learning send/sending build/building test/testing check/checking
-  sort/sorting convert/converting reverse/reversing cook/cooking clean/cleaning fix/fixing get/getting set/setting run/running
-  stop/stopping cut/cutting print/printing format/formatting connect/connecting import/importing export/exporting solve/solving
-  measure/measuring prevent/preventing reduce/reducing improve/improving increase/increasing decrease/decreasing save/saving
-  download/downloading upload/uploading cancel/canceling reset/resetting handle/handling validate/validating split/splitting
-  join/joining count/counting filter/filtering iterate/iterating loop/looping grow/growing plant/planting store/storing
-  boil/boiling bake/baking draw/drawing paint/painting apply/applying choose/choosing manage/managing deploy/deploying
-  debug/debugging copy/copying move/moving rename/renaming replace/replacing`
-    .split(/\s+/)
-    .map((pair): [string, string] => {
-      const [verb = "", gerund = ""] = pair.split("/")
-      return [gerund, verb]
-    })
-)

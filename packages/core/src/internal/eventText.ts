@@ -90,6 +90,10 @@ const lines: Words<string> = {
   CacheRejected: ({ because, request }) => `request ${request}: the answer is not stored, ${because}`,
   CacheFailed: ({ cause, operation, request }) =>
     `request ${request}: the cache failed (${operation}), ${nameOf(cause)}`,
+  SimilarRefused: ({ reason, request }) => `request ${request}: no near question has the same meaning, ${reason}`,
+  EmbedderFailed: ({ because, embedder, request }) =>
+    `request ${request}: embedder ${embedder} ${because === "failed" ? "failed" : `was ${because}`}`,
+  CacheShadowed: ({ match, request, verdict }) => `request ${request}: a ${match} answer would have been ${verdict}`,
   Deferred: ({ request, ticket }) => `request ${request}: waits in the queue with ticket ${ticket}`,
   DeferralRefused: ({ reason, request }) => `request ${request}: cannot wait in the queue, ${reason}`,
   DeferredEnded: ({ outcome, ticket }) => `ticket ${ticket}: ${outcome}`,
@@ -212,6 +216,9 @@ const fields: Words<Fields> = {
   CacheStored: ({ request }) => ({ request }),
   CacheRejected: ({ because, request }) => ({ request, because }),
   CacheFailed: ({ cause, operation, request }) => ({ request, operation, cause: nameOf(cause) }),
+  SimilarRefused: ({ reason, request, similarity }) => ({ request, reason, similarity }),
+  EmbedderFailed: ({ because, cause, embedder, request }) => ({ request, embedder, because, cause: nameOf(cause) }),
+  CacheShadowed: ({ match, request, similarity, verdict }) => ({ request, match, similarity, verdict }),
   Deferred: ({ request, ticket }) => ({ request, ticket }),
   DeferralRefused: ({ reason, request }) => ({ request, reason }),
   DeferredEnded: ({ outcome, ticket }) => ({ ticket, outcome }),

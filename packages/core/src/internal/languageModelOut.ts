@@ -153,6 +153,7 @@ const Served = Schema.toCodecJson(
     degraded: Schema.optional(Schema.Literals(["smaller", "shorter"])),
     match: Schema.optional(Schema.Literals(["exact", "canonical", "similar"])),
     similarity: Schema.optional(Schema.Number),
+    question: Schema.optional(Schema.String),
     age: Schema.optional(Schema.Duration),
     stale: Schema.optional(Schema.Boolean),
     notice: Schema.optional(Notice.Notice)

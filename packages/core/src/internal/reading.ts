@@ -1,6 +1,6 @@
 import * as English from "./english.ts"
 import { stem } from "./stem.ts"
-import { isAscii, type Token, tokenize, unify, word } from "./tokens.ts"
+import { isAscii, sieve, type Token, tokenize, unify, word } from "./tokens.ts"
 
 /**
  * What the canonical key and the guard know about a text: `tokens` without politeness and with a unified opening when it is English,
@@ -13,10 +13,11 @@ export interface Reading {
 }
 
 export const read = (raw: string): Reading => {
-  const text = unify(raw)
+  const ascii = isAscii(raw)
+  const text = ascii ? raw.trim() : unify(raw)
   // Politeness goes first, so that it has no say in what the language is.
   const said = polite(tokenize(text))
-  if (!isEnglish(said, isAscii(text))) return { language: "other", text, tokens: [] }
+  if (!isEnglish(said, ascii || isAscii(text))) return { language: "other", text, tokens: [] }
   const tokens = numbers(closing(opening(fillers(said))))
   // Nothing but a greeting is a greeting.
   return tokens.length === 0 ? { language: "other", text, tokens } : { language: "english", text, tokens }
@@ -44,8 +45,14 @@ const isEnglish = (tokens: ReadonlyArray<Token>, ascii: boolean): boolean => {
 
 const is = (tokens: ReadonlyArray<Token>, at: number, words: string): boolean => {
   const key = tokens[at]?.key
-  return key !== undefined && words.split("|").includes(key)
+  if (key === undefined) return false
+  let either = alternatives.get(words)
+  if (either === undefined) alternatives.set(words, (either = new Set(words.split("|"))))
+  return either.has(key)
 }
+
+// As many as are written in the rules.
+const alternatives = new Map<string, ReadonlySet<string>>()
 
 /** Whether the words of a pattern (each with its alternatives) start at a place. */
 export const matches = (tokens: ReadonlyArray<Token>, at: number, pattern: ReadonlyArray<string>): boolean =>
@@ -54,6 +61,7 @@ export const matches = (tokens: ReadonlyArray<Token>, at: number, pattern: Reado
 const polite = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   let from = 0
   let to = tokens.length
+  let wanted = false
   const ends = (at: number) => tokens[at]?.comma === true || tokens[at + 1]?.kind === "break"
   const skip = (at: number) => {
     from = at + 1
@@ -71,11 +79,15 @@ const polite = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   for (;;) {
     const start = from
     while (is(tokens, from, "please|kindly") && tokens[from + 1]?.kind === "word") from++
+    if (is(tokens, from, "just") && instructs(tokens[from + 1])) from++
     for (const pattern of asking) {
       if (matches(tokens, from, pattern)) {
         let next = from + pattern.length
         while (is(tokens, next, "please|kindly")) next++
-        if (English.questionWords.has(tokens[next]?.key ?? "")) from = next
+        if (English.questionWords.has(tokens[next]?.key ?? "")) {
+          from = next
+          wanted = true
+        }
       }
     }
     for (const pattern of telling) {
@@ -102,9 +114,12 @@ const polite = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
     )?.length
     if (length === undefined) break
     const before = tokens[last - length - 1]
-    if (before?.kind !== "break" && !(before?.comma === true && instructs(tokens[from]))) break
+    const instructed = instructs(tokens[from])
+    const begged = instructed && length === 1 && is(tokens, last - 1, "please") && last - from > 2
+    if (before?.kind !== "break" && !begged && !(before?.comma === true && instructed)) break
     to = last - length
   }
+  if (wanted) return [word("explain"), ...tokens.slice(from, to)]
   return from === 0 && to === tokens.length ? tokens : tokens.slice(from, to)
 }
 
@@ -153,39 +168,135 @@ const farewells = [
   ["please"]
 ]
 
-const fillers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
-  tokens.filter(
-    ({ key }, at) =>
-      key !== "actually" && key !== "basically" && !(key === "exactly" && at === 1 && isQuestionWord(tokens[0]))
-  )
+const fillers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  const isFiller = ({ key }: Token, at: number): boolean => {
+    if (!mayFill(key)) return false
+    if (key === "exactly") return at === 1 && isQuestionWord(tokens[0])
+    if (key === "actually" || key === "basically") return true
+    const begs = key === "please" && at > 0 && tokens[at - 1]?.kind === "break"
+    return begs && instructs(tokens[at + 1]) && instructs(tokens[0])
+  }
+  return tokens.some(isFiller) ? tokens.filter((token, at) => !isFiller(token, at)) : tokens
+}
+
+const mayFill = sieve(["exactly", "actually", "basically", "please"])
 
 const isQuestionWord = (token: Token | undefined): boolean =>
   token !== undefined && English.questionWords.has(token.key)
 
 const opening = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
-  for (const pattern of hows) {
-    if (matches(tokens, 0, pattern) && !statives.has(tokens[3]?.key ?? ""))
-      return [word("how"), word("to"), ...tokens.slice(pattern.length)]
-  }
-  if (matches(tokens, 0, ["what", "does"])) {
-    const end = tokens.findIndex(({ kind }) => kind === "break")
-    const last = (end === -1 ? tokens.length : end) - 1
-    if (last > 2 && is(tokens, last, "mean")) {
-      return [..."what is the meaning of".split(" ").map(word), ...tokens.slice(2, last), ...tokens.slice(last + 1)]
-    }
-  }
-  return tokens
+  const asked = opened(tokens)
+  if (!matches(asked, 0, ["what", "does"])) return asked
+  const end = asked.findIndex(({ kind }) => kind === "break")
+  const last = (end === -1 ? asked.length : end) - 1
+  return last > 2 && is(asked, last, "mean")
+    ? [..."what is the meaning of".split(" ").map(word), ...asked.slice(2, last), ...asked.slice(last + 1)]
+    : asked
 }
+
+/** One form for the ways to open the same question. An opening may be wrapped in another, and each step makes the text shorter. */
+export const opened = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  let now = tokens
+  for (let round = 0; round < 4; round++) {
+    const before = now
+    const rule = openings.get(now[0]?.key ?? "")?.find(([pattern]) => matches(now, 0, pattern))
+    if (rule !== undefined) now = [...rule[1], ...now.slice(rule[0].length)]
+    // "How do I look" does not ask for a way to look.
+    else if (hows.some((pattern) => matches(now, 0, pattern)) && !statives.has(now[3]?.key ?? "")) {
+      now = [word("how"), word("to"), ...now.slice(3)]
+    } else if (is(now, 0, "explain|describe|tell|show|teach")) {
+      const at = is(now, 1, "me") ? 2 : matches(now, 1, ["to", "me"]) ? 3 : 1
+      if (isQuestionWord(now[at])) now = now.slice(at)
+    }
+    if (now === before) break
+  }
+  now = direct(now)
+  if (matches(now, 0, ["where", "do", "i", places])) now = [word("where"), word("can"), ...now.slice(2)]
+  // Whether "how tides work" or "how do tides work", it asks the same. "What cats eat" may ask which cats do.
+  if (is(now, 0, "how|why|where|when") && is(now, 1, "do|does")) now = [...now.slice(0, 1), ...now.slice(2)]
+  if (is(now, 0, "give|write|tell|show|send|make|create|draft") && is(now, 1, "me") && determined(now[2])) {
+    now = [...now.slice(0, 1), ...now.slice(2)]
+  }
+  if (matches(now, 0, ["how", "many"])) {
+    const there = now.findIndex(({ key }, at) => key === "there" && is(now, at - 1, "is|are|was|were"))
+    if (there > 0 && there + 1 < now.length) now = now.filter((_, at) => at !== there)
+  }
+  return now
+}
+
+// "What a mutex is": what is a mutex. "How a lock works": how a lock work, for the ending belongs to "does".
+const direct = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
+  if (!is(tokens, 0, "what|who|where|how|why")) return tokens
+  const stop = tokens.findIndex(({ kind }) => kind === "break")
+  const whole = stop === -1 ? tokens.length : stop
+  const placed = is(tokens, whole - 2, "in") && English.languages.has((tokens[whole - 1]?.key ?? "").toLowerCase())
+  const end = placed ? whole - 2 : whole
+  const last = tokens[end - 1]
+  const behind = matches(tokens, 0, ["how", sizes]) ? 2 : 1
+  if (last === undefined || end - behind < 2) return tokens
+  if (is(tokens, 0, "how|why") && last.key === "works") {
+    return [...tokens.slice(0, end - 1), { ...last, key: "work" }, ...tokens.slice(end)]
+  }
+  const helper =
+    last.key === "do" || last.key === "does"
+      ? is(tokens, 0, "what")
+      : copulas.split("|").includes(last.key) && (behind === 2 || !is(tokens, 0, "how|why"))
+  if (!helper || tokens.slice(0, end - 1).some(({ key }) => English.auxiliaries.has(key) || key === "to")) return tokens
+  const verb = last.key === "do" || last.key === "does" ? [word("do")] : []
+  return [...tokens.slice(0, behind), last, ...tokens.slice(behind, end - 1), ...verb, ...tokens.slice(end)]
+}
+
+const copulas = "is|are|was|were"
+const sizes = "old|tall|big|far|long|high|deep|heavy|wide|large|fast|hot|cold"
+const places = "find|get|buy|download|change|update|watch|check|report|edit"
+
+const determined = (token: Token | undefined): boolean =>
+  token !== undefined &&
+  (token.kind === "number" || /^(?:an?|the|some|all)$/.test(token.key) || counting.has(token.key))
 
 const hows = [
   ["how", "do|can", "i"],
   ["how", "does|can", "one"]
 ]
-// "How do I look" does not ask for a way to look.
 const statives = new Set("look feel seem sound appear smell compare rank rate score differ matter".split(" "))
+
+const openings: ReadonlyMap<
+  string,
+  ReadonlyArray<readonly [ReadonlyArray<string>, ReadonlyArray<Token>]>
+> = Map.groupBy(
+  [
+    ["what is|are the|a|an|one|some way|ways|method|methods to", "how to"],
+    ["what is|are way|ways|method|methods to", "how to"],
+    ["what are the|some steps to", "how to"],
+    ["what are steps to", "how to"],
+    ["what do i need|have to do to", "how to"],
+    ["what should|must|can i do to", "how to"],
+    ["is it possible for me to", "can i"],
+    ["is it possible to", "can i"],
+    ["am i able to", "can i"],
+    ["what is the reason why|that", "why"],
+    ["what is reason why|that", "why"],
+    ["what is the reason", "why"],
+    ["what is reason", "why"],
+    ["how is it to", "what is it like to"],
+    ["how does it feel to", "what does it feel like to"],
+    ["what are some of the", "what are the"],
+    ["do you offer|provide a|an|any", "is there a"],
+    ["do you offer|provide", "is there"],
+    ["define", "what is the definition of"]
+  ].map(([pattern = "", replacement = ""]): readonly [ReadonlyArray<string>, ReadonlyArray<Token>] => [
+    pattern.split(" "),
+    replacement.split(" ").map(word)
+  ]),
+  ([pattern]) => pattern[0] ?? ""
+)
 
 const closing = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   const last = tokens.at(-1)
+  // Code in the middle of a sentence takes its end along: "what is 17 * 23?"
+  if (last?.kind === "verbatim" && tokens.at(-2)?.key !== ":" && /^[^\n]*[\p{L}\p{N})\]][.?]$/u.test(last.key)) {
+    return [...tokens.slice(0, -1), { ...last, key: last.key.slice(0, -1) }]
+  }
   if (last?.kind !== "break") return tokens
   // "You like it?" is not "You like it.", but nobody needs the mark to see that "What is it" is a question.
   const told = last.key === "?" && !opens(tokens) && !instructs(tokens[0])
@@ -205,14 +316,15 @@ export const isQuestion = (tokens: ReadonlyArray<Token>): boolean => {
 }
 
 const counting = new Set([...English.numberWords.keys(), ...English.tens.keys()])
+const mayCount = sieve(counting)
 
 const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
-  if (!tokens.some(({ key, kind }) => kind === "number" || counting.has(key))) return tokens
+  if (!tokens.some(({ key, kind }) => kind === "number" || (mayCount(key) && counting.has(key)))) return tokens
   const out: Array<Token> = []
   for (let at = 0; at < tokens.length; at++) {
     const token = tokens[at]
     if (token === undefined) continue
-    if (token.kind !== "number" && !counting.has(token.key)) {
+    if (token.kind !== "number" && !(mayCount(token.key) && counting.has(token.key))) {
       out.push(token)
       continue
     }

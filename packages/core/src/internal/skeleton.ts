@@ -1,5 +1,6 @@
 import * as English from "./english.ts"
-import { isQuestion, matches, stems } from "./reading.ts"
+import { phrased } from "./phrases.ts"
+import { isQuestion, matches, opened, stems } from "./reading.ts"
 import { type Token, word } from "./tokens.ts"
 
 /**
@@ -7,7 +8,7 @@ import { type Token, word } from "./tokens.ts"
  * skeleton, so each step rewrites one text without looking at the other.
  */
 export const skeleton = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
-  stems(shape(opened(articles(alike(fronted(tokens))))))
+  stems(shape(made(articles(alike(phrased(fronted(tokens)))))))
 
 type Tokens = ReadonlyArray<Token>
 
@@ -24,13 +25,10 @@ const fronted = (tokens: Tokens): Tokens => {
   const rest = tokens.slice(comma + 1, marked ? -1 : undefined)
   const opens = isQuestion(rest) || English.imperatives.has(key(rest, 0))
   if (!opens || rest.some(({ kind }) => kind === "break" || kind === "verbatim")) return tokens
-  const how = hows.some((pattern) => matches(rest, 0, pattern)) ? [...words("how to"), ...rest.slice(3)] : rest
-  return [...how, ...tokens.slice(0, comma + 1)]
+  return opened([...rest, ...tokens.slice(0, comma + 1)])
 }
 
 const fronts = new Set("in on for at with using".split(" "))
-const hows = [["how", "do|can", "i"]]
-
 const alike = (tokens: Tokens): Tokens => {
   const out: Array<Token> = []
   for (let at = 0; at < tokens.length; at++) {
@@ -92,92 +90,60 @@ const articles = (tokens: Tokens): Tokens => {
 const light = new Set("be was do does did of in on at to".split(" "))
 const quantities = new Set("few little number bit lot couple".split(" "))
 
-// An opening may be wrapped in another, so each is tried again; each rule makes the text shorter or is the last.
-const opened = (tokens: Tokens): Tokens => {
+// What is to be made may be asked for with several verbs.
+const made = (tokens: Tokens): Tokens => {
   let now = tokens
-  for (let round = 0; round < 4; round++) {
-    const rule = openings.find(([pattern]) => matches(now, 0, pattern))
-    if (rule === undefined) break
-    const [pattern, replacement] = rule
-    now = [...replacement, ...now.slice(pattern.length)]
-  }
-  if (/^(?:explain|describe|tell|show)$/.test(key(now, 0))) {
-    const at = key(now, 1) === "me" ? 2 : matches(now, 1, ["to", "me"]) ? 3 : 1
-    if (English.questionWords.has(key(now, at))) now = now.slice(at)
-  }
+  const rule = makings.find(([pattern]) => matches(now, 0, pattern))
+  if (rule !== undefined) now = [...rule[1], ...now.slice(rule[0].length)]
   if (matches(now, 0, ["list|name|provide|give"])) {
     const at = key(now, 1) === "me" ? 2 : 1
     if (now[at]?.kind === "number" && now[at].key !== "1") now = [word("list"), ...now.slice(at)]
   }
-  const making = matches(now, 0, ["write|create|draft|compose|generate"]) ? 1 : matches(now, 0, ["give", "me"]) ? 2 : 0
-  if (making === 1 && key(now, 1) === "me") now = [...now.slice(0, 1), ...now.slice(2)]
-  if (making > 0) {
-    const made = now.slice(making, making + 5).some(({ key }) => English.artifacts.has(key))
-    if (made) now = [word("write"), ...now.slice(making)]
+  if (/^(?:write|create|draft|compose|generate|make|design|give|provide|tell)$/.test(key(now, 0))) {
+    const at = key(now, 1) === "me" ? 2 : 1
+    // "Give a speech" is not "write a speech", but nobody can give us one.
+    const ours =
+      key(now, 0) !== "tell" || now.slice(at, at + 3).some(({ key }) => /^(?:joke|story|riddle|tale)$/.test(key))
+    if (ours && now.slice(at, at + 5).some(({ key }) => English.artifacts.has(key)))
+      now = [word("write"), ...now.slice(at)]
+    else if (key(now, 0) === "provide") now = [word("give"), ...now.slice(1)]
   }
   return now
 }
 
-const openings = [
-  ["what be|was the|one|a method to", "how to"],
-  ["what be method|methods to", "how to"],
-  ["what be some|the methods|steps to", "how to"],
-  ["what be steps to", "how to"],
-  ["what do i need|have to do to", "how to"],
-  ["explain|describe how to", "how to"],
-  ["tell|show|teach me how to", "how to"],
-  ["be it possible for me to", "can i"],
-  ["be it possible to", "can i"],
-  ["be i able to", "can i"],
-  ["what be the reason why|that", "why"],
-  ["what be reason why|that", "why"],
-  ["what be the reason", "why"],
-  ["what be reason", "why"],
-  ["who be the author|writer of", "who wrote"],
-  ["who be author|writer of", "who wrote"],
-  ["who be inventor of", "who invented"],
-  ["who be the inventor of", "who invented"],
-  ["give me a summary of", "summarize"],
-  ["give me summary of", "summarize"],
+const makings = [
+  ["give summary of", "summarize"],
   ["give|write|provide summary of", "summarize"],
-  ["give me comparison between|of", "compare"],
+  ["give me summary of", "summarize"],
   ["give|write|provide comparison between|of", "compare"],
-  ["give me explanation of", "explain"],
+  ["give me comparison between|of", "compare"],
   ["give|write|provide explanation of", "explain"],
-  ["give me description of", "describe"],
+  ["give me explanation of", "explain"],
   ["give|write|provide description of", "describe"],
-  ["give me list of", "list"],
-  ["give|write|provide list of", "list"]
+  ["give me description of", "describe"],
+  ["give|write|provide list of", "list"],
+  ["give me list of", "list"]
 ].map(([pattern = "", replacement = ""]): readonly [ReadonlyArray<string>, Tokens] => [
   pattern.split(" "),
   words(replacement)
 ])
 
-const shape = (tokens: Tokens): Tokens => owned(asked(included(tough(tallest(gerund(tokens))))))
-
-// "A way of parsing", "the process for making": how to parse, how to make.
-const gerund = (tokens: Tokens): Tokens => {
-  const starts = matches(tokens, 0, ["what", "be"])
-  const at = English.articles.has(key(tokens, 2)) ? 3 : 2
-  const verb = English.gerunds.get(key(tokens, at + 2))
-  return starts && verb !== undefined && matches(tokens, at, ["method|methods|steps|process|syntax", "of|for"])
-    ? [...words("how to"), word(verb), ...tokens.slice(at + 3)]
-    : tokens
-}
+const shape = (tokens: Tokens): Tokens => owned(included(tough(tallest(tokens))))
 
 // "Which building is the tallest in the world": what is the tallest building in the world.
 const tallest = (tokens: Tokens): Tokens => {
-  if (!matches(tokens, 0, ["what"]) || key(tokens, 2) !== "be") return tokens
-  const at = English.articles.has(key(tokens, 3)) ? 4 : 3
+  const verb = tokens.findIndex(({ key }) => key === "be")
+  const thing = tokens.slice(1, verb)
+  if (!matches(tokens, 0, ["what"]) || thing.length > 3 || thing.length < 1) return tokens
+  const at = English.articles.has(key(tokens, verb + 1)) ? verb + 2 : verb + 1
   const superlative = tokens[at]
-  const noun = tokens[1]
-  const ends = at + 1 === tokens.length || prepositions.has(key(tokens, at + 1))
+  const rest = tokens.slice(at + 1)
   return superlative !== undefined &&
-    noun !== undefined &&
+    thing.every(({ comma, key, kind }) => kind === "word" && !comma && !prepositions.has(key)) &&
     /^.+est$/.test(superlative.key) &&
     !lookalikes.has(superlative.key) &&
-    ends
-    ? [...words("what be"), superlative, noun, ...tokens.slice(at + 1)]
+    (rest.length === 0 || prepositions.has(key(rest, 0)))
+    ? [word("what"), ...tokens.slice(verb, at + 1), ...thing, ...rest]
     : tokens
 }
 
@@ -215,17 +181,6 @@ const included = (tokens: Tokens): Tokens => {
     : tokens
 }
 
-const asked = (tokens: Tokens): Tokens => {
-  if (!English.questionWords.has(key(tokens, 0))) return tokens
-  if (matches(tokens, 1, ["do|does"])) return [...tokens.slice(0, 1), ...tokens.slice(2)]
-  // "What a mutex is", after "explain" went: what is a mutex.
-  const last = tokens.at(-1)
-  const moved = last?.key === "be" && tokens.length > 2 && tokens.filter(({ key }) => key === "be").length === 1
-  return moved && /^(?:what|who|where)$/.test(key(tokens, 0))
-    ? [...tokens.slice(0, 1), last, ...tokens.slice(1, -1)]
-    : tokens
-}
-
 const owned = (tokens: Tokens): Tokens => {
   const at = tokens.findIndex(({ key }) => key === "'s")
   const [owner, thing] = [tokens[at - 1], tokens[at + 1]]
@@ -233,8 +188,12 @@ const owned = (tokens: Tokens): Tokens => {
   // Of longer names and things nobody knows where they begin and end.
   const before = tokens[at - 2]
   const alone = before === undefined || prepositions.has(before.key) || light.has(before.key) || verbs.has(before.key)
-  const ends = at + 2 === tokens.length || prepositions.has(key(tokens, at + 2)) || tokens[at + 2]?.kind === "break"
-  return alone && ends ? [...tokens.slice(0, at - 1), thing, word("of"), owner, ...tokens.slice(at + 2)] : tokens
+  const ends = (end: number) =>
+    end === tokens.length || prepositions.has(key(tokens, end)) || tokens[end]?.kind === "break"
+  const end = ends(at + 2) ? at + 2 : tokens[at + 2]?.kind === "word" && ends(at + 3) ? at + 3 : 0
+  return alone && end > 0
+    ? [...tokens.slice(0, at - 1), ...tokens.slice(at + 1, end), word("of"), owner, ...tokens.slice(end)]
+    : tokens
 }
 
 const verbs = new Set("summarize explain describe compare outline write give translate analyze review list".split(" "))

@@ -9,7 +9,9 @@ export const stem = (word: string): string => {
   if (irregular !== undefined) return irregular
   const length = word.length
   if (length > 4 && word.endsWith("ie")) return `${word.slice(0, -2)}y`
-  if (length < 4 || word.charCodeAt(length - 1) !== 115) return word
+  // The twenties are no year, and "topics" is the only plural among those that end like "physics" which matters.
+  if (length < 4 || word.charCodeAt(length - 1) !== 115 || word.charCodeAt(0) < 58) return word
+  if (word.endsWith("ics")) return word === "topics" ? "topic" : word
   const before = word[length - 2] ?? ""
   if (before === "s" || before === "u" || before === "i" || before === "'") return word
   if (length > 4 && word.endsWith("ies")) return `${word.slice(0, -3)}y`
@@ -28,7 +30,7 @@ const forms: ReadonlyMap<string, string> = new Map([
     }),
   ...`news goods means arms customs glasses savings earnings spirits woods damages forces grounds premises clothes times waters works
   series species physics politics economics ethics mathematics statistics athletics pants jeans scissors windows kubernetes redis
-  always perhaps besides sometimes afterwards backwards forwards upwards downwards texas kansas athens wales paris brussels
+  peoples rights interests values morals securities odds others contents authorities resources memories periods always perhaps besides sometimes afterwards backwards forwards upwards downwards texas kansas athens wales paris brussels
   netherlands philippines bahamas james charles williams jones davis adams gates jobs holmes atlas bias gas lens canvas christmas
   ios aws dns sas rails postgres jenkins jquery express less process access address business class pass mass miss guess dress stress
   states sales minutes papers looks manners brains greens blues talks terms quarters letters airs blinds directions facilities

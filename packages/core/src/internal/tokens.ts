@@ -40,6 +40,8 @@ export const unify = (text: string): string => {
 export const isAscii = (text: string): boolean => /^[\x00-\x7f]*$/.test(text)
 
 const isSpace = (code: number): boolean => code === 32 || (code >= 9 && code <= 13) || code === 160 || code === 0x2028
+// , . ? ! ;
+const isMark = (code: number): boolean => code === 44 || code === 46 || code === 63 || code === 33 || code === 59
 const isDigit = (code: number): boolean => code >= 48 && code <= 57
 const isLetter = (code: number): boolean =>
   (code >= 97 && code <= 122) || (code >= 65 && code <= 90) || (code > 127 && letter.test(String.fromCharCode(code)))
@@ -50,6 +52,17 @@ const isWordy = (code: number): boolean => isLetter(code) || isDigit(code)
 const code = /[{}<>=|\\^*[\]~]|[A-Za-z0-9]\((?!s\))/
 const exact = /:\/\/|@|_|^\.{0,2}\/|^-{1,2}[A-Za-z]|^\$[A-Za-z]|\/.*\//
 const abbreviations = new Set("dr mr mrs ms prof st vs jr sr inc ltd approx no fig etc".split(" "))
+
+/**
+ * Says of most words, at a fraction of the cost of looking them up, that they are not in a list: by their length, first and last letter.
+ */
+export const sieve = (words: Iterable<string>): ((word: string) => boolean) => {
+  const marks = new Uint8Array(32 * 32 * 16)
+  const place = (word: string) =>
+    ((word.charCodeAt(0) & 31) << 9) | ((word.charCodeAt(word.length - 1) & 31) << 4) | (word.length & 15)
+  for (const word of words) marks[place(word)] = 1
+  return (word) => marks[place(word)] === 1
+}
 
 /** Reads a text in one pass. The text is one that {@link unify} returned. */
 export const tokenize = (text: string): ReadonlyArray<Token> => {
@@ -80,14 +93,18 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
   }
 
   const say = (raw: string) => {
-    const lower = shouting || raw !== raw.toLowerCase() ? raw.toLowerCase() : raw
+    const lower = raw.toLowerCase()
     const capital = lower !== raw && raw[0] !== lower[0]
+    if (!shouting && isCaseful(raw, lower)) {
+      push("word", raw, true)
+      return
+    }
     if (isDigit(raw.charCodeAt(raw[0] === "-" ? 1 : 0)) && /^-?\d[\d.,:/-]*$/.test(raw)) {
       push("number", /^-?\d{1,3}(?:,\d{3})+(?:\.\d+)?$/.test(raw) ? raw.replaceAll(",", "") : raw)
       return
     }
     if (capital && !shouting) {
-      if (dotted.test(raw)) {
+      if (raw.includes(".") && dotted.test(raw)) {
         push("word", raw.replaceAll(".", "").toUpperCase(), true)
         return
       }
@@ -219,21 +236,29 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
         singles = false
       }
       let j = i
-      let lower = true
+      // The first place that is no small letter, and whether all of them are letters.
+      let odd = -1
+      let letters = true
       while (j < end) {
         const d = text.charCodeAt(j)
-        if (isSpace(d) || d === 34 || d === 96) break
-        if (d < 97 || d > 122) lower = false
+        if (d < 97 || d > 122) {
+          if (isSpace(d) || d === 34 || d === 96) break
+          if (odd === -1) odd = j
+          if (d < 65 || d > 90) letters = false
+        }
         j++
       }
-      const part = text.slice(i, j)
-      if (lower) {
-        // By far the most common case.
-        const forms = written.get(part)
+      // By far the most common cases: a word in small letters, with a mark or without.
+      if (odd === -1 || (odd === j - 1 && odd > i && isMark(text.charCodeAt(odd)))) {
+        const part = text.slice(i, odd === -1 ? j : odd)
+        const forms = mayBeWritten(part) ? written.get(part) : undefined
         if (forms === undefined) push("word", part)
         else for (const form of forms) push("word", form)
-        i = j
-      } else if (plain.test(part)) {
+        i = odd === -1 ? j : chunk(odd, j)
+        continue
+      }
+      const part = text.slice(i, j)
+      if (letters) {
         say(part)
         i = j
       } else if (code.test(part)) i = rest(i)
@@ -248,7 +273,19 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
   return tokens
 }
 
-const plain = /^[A-Za-z]+$/
+// "fooBar" and "foobar", "Mbps" and "MBps", "5M" and "5m" are different things; "JavaScript" and "iPhone" are often written carelessly.
+const isCaseful = (raw: string, lower: string): boolean => {
+  // With only the first letter large, it is the name of somebody, or a unit.
+  if (raw.slice(1) === lower.slice(1)) return raw !== lower && raw.length < 5 && unit.test(raw)
+  return (caseful.test(raw) || unit.test(raw)) && !brands.has(lower)
+}
+const unit = /^[kmgt]i?b(?:ps|it|its)?$/i
+const caseful = /^\d+(?:\.\d+)?\p{L}*\p{Lu}|\p{Ll}\p{Lu}|\p{Lu}{2,}\p{Ll}/u
+const brands = new Set(
+  `javascript typescript coffeescript github gitlab youtube iphone iphones ipad ipads macbook macos imac ios icloud airpods paypal
+  postgresql mysql sqlite mongodb graphql nodejs wordpress linkedin whatsapp tiktok latex ebay openai chatgpt powerpoint vscode
+  restful oauth phd mba 3d 2d usb urls apis pdfs nfts ceos dvds`.split(/\s+/)
+)
 const dotted = /^(?:\p{L}\.)+\p{L}$/u
 
 const expand = (lower: string): ReadonlyArray<string> => {
@@ -296,3 +333,4 @@ const written: ReadonlyMap<string, ReadonlyArray<string>> = new Map([
   ...Array.from(spellings, ([from, to]): [string, ReadonlyArray<string>] => [from, [to]]),
   ...contractions
 ])
+const mayBeWritten = sieve(written.keys())
