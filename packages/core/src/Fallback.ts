@@ -56,6 +56,7 @@ import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { open, type Opened } from "./internal/opening.ts"
+import { exceeds } from "./internal/promptSize.ts"
 import { racing } from "./internal/racing.ts"
 import { within } from "./internal/within.ts"
 import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
@@ -711,6 +712,9 @@ const lacks = (step: Provider, request: LlmRequest.LlmRequest, tooLongFor: numbe
   const { contextWindow, files, images, jsonSchema, tools } = step.capabilities
   if (tooLongFor !== undefined && contextWindow !== undefined && contextWindow <= tooLongFor) {
     return `a context window of more than ${tooLongFor} tokens`
+  }
+  if (contextWindow !== undefined && exceeds(request.prompt, contextWindow)) {
+    return `a context window of more than ${contextWindow} tokens`
   }
   if (tools === false && request.tools.length > 0) return "tools"
   if (jsonSchema === false && request.responseFormat.type === "json") return "JSON schema output"

@@ -46,8 +46,10 @@ export type Failure = ProviderError.ProviderError | LlmUnavailable
  *
  * **Details**
  *
- * `contextWindow` and `maxOutputTokens` are in tokens. `prefill` says that the model goes on where an assistant message at the end of the
- * prompt stops, which lets a chain continue a stream that broke. `price` is what its tokens cost.
+ * `contextWindow` and `maxOutputTokens` are in tokens: a prompt that certainly exceeds the former skips the step, and an adapter asks for
+ * no more than the latter. `streaming: false` says that the model only gives whole answers: asked for a stream, {@link make} asks for the
+ * whole one and replays it. `prefill` says that the model goes on where an assistant message at the end of the prompt stops, which lets a
+ * chain continue a stream that broke. `price` is what the tokens cost, for routing by cost and for {@link Cost}.
  *
  * @category models
  * @since 0.1.0
@@ -65,7 +67,12 @@ export interface Capabilities {
 }
 
 /**
- * What a model costs, in US dollars for a million tokens. Input that the provider had in its cache costs as much as other input unless it is said.
+ * What a model costs, in US dollars for a million tokens.
+ *
+ * **Details**
+ *
+ * `cachedInputPerMillion` is for input that the provider read from its prompt cache, `cacheWritePerMillion` for input that it wrote to it.
+ * Without them such input costs as much as any other. Reasoning is output.
  *
  * @category models
  * @since 0.1.0
@@ -74,6 +81,7 @@ export interface Price {
   readonly inputPerMillion: number
   readonly outputPerMillion: number
   readonly cachedInputPerMillion?: number | undefined
+  readonly cacheWritePerMillion?: number | undefined
 }
 
 /**
@@ -152,8 +160,8 @@ export const Provider: Context.Service<Provider, Provider> = Context.Service("@l
  *
  * **Details**
  *
- * Give `generate`, `stream`, or both. From `stream` alone, `generate` collects the stream; from `generate` alone, `stream` replays
- * the whole answer as parts. `capabilities` default to unknown.
+ * Give `generate`, `stream`, or both. From `stream` alone, `generate` collects the stream; from `generate` alone, or for a model that
+ * cannot stream, `stream` replays the whole answer as parts. `capabilities` default to unknown.
  *
  * **Example** (A provider that is always up)
  *
@@ -196,7 +204,8 @@ export const make = (
       served
     })
   const generate = options.generate
-  const stream = options.stream === undefined ? undefined : complete(id, options.stream)
+  const replayed = generate !== undefined && options.capabilities?.streaming === false
+  const stream = options.stream === undefined || replayed ? undefined : complete(id, options.stream)
   const whole = (request: LlmRequest): Effect.Effect<LlmResponse.LlmResponse, Failure> =>
     generate === undefined
       ? Effect.map(Stream.runCollect(stream === undefined ? Stream.empty : stream(request)), (parts) =>

@@ -22,6 +22,8 @@ export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Congestion from "./Congestion.ts"
 /** Leaves a provider alone for as long as it asked. */
 export * as Cooldown from "./Cooldown.ts"
+/** What an answer costs: tokens times the price of the model. */
+export * as Cost from "./Cost.ts"
 /** The table that says what an error means. */
 export * as Decision from "./Decision.ts"
 /** Writes one log line for each decision. */

@@ -33,57 +33,42 @@
  *
  * @since 0.1.0
  */
-import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import * as Provider from "@llm-resilience/core/Provider"
 import type * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
-import * as HttpClient from "effect/http/HttpClient"
+import type * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
-import * as Redacted from "effect/Redacted"
+import type * as Connection from "./Connection.ts"
+import * as Adapter from "./internal/adapter.ts"
 import * as Answer from "./internal/anthropicAnswer.ts"
 import * as Request from "./internal/anthropicRequest.ts"
 import * as Streamed from "./internal/anthropicStream.ts"
 import { configured, type Configured } from "./internal/configured.ts"
-import * as Events from "./internal/events.ts"
-import * as Transport from "./internal/transport.ts"
 
 /**
  * How to reach the API and its model.
  *
  * **Details**
  *
- * - `id` names the step in errors, events and configuration. Default: `anthropic`.
- * - `apiKey` is sent as `x-api-key`, or as `Authorization: Bearer …` with `authentication: "bearer"` (gateways). Without a key none is
- *   sent. `version` is the `anthropic-version`. Default: `2023-06-01`.
- * - `baseUrl` is what comes before `/messages`. Default: `https://api.anthropic.com/v1`.
- * - `headers` are sent with every request (`anthropic-beta`); give secrets as `Redacted`, so that they are kept out of errors and spans.
- * - `settings` hold where a request says nothing. `maxTokens` bounds an answer whose request does not; the API insists on a number.
- *   Default: the `maxOutputTokens` of `capabilities`, else 4096, which every model accepts.
+ * What all adapters share is in {@link Connection.Options}. Here:
+ *
+ * - `id` is `anthropic` by default, `baseUrl`, which comes before `/messages`, `https://api.anthropic.com/v1`.
+ * - `apiKey` is sent as `x-api-key`, or as `Authorization: Bearer …` with `authentication: "bearer"` (gateways). `version` is the
+ *   `anthropic-version`. Default: `2023-06-01`.
+ * - `maxTokens` bounds an answer whose request does not; the API insists on a number. Default: the `maxOutputTokens` of
+ *   `capabilities`, else 4096, which every model accepts.
  * - `structuredOutput` says how a model is asked for JSON: `native` (`output_config.format`), or `tool`, a tool that it has to call,
  *   for models that do not know the former. Default: `tool` for Claude 3 and the first Claude 4, `native` for every other. A schema
  *   that the native way cannot express goes through a tool as well.
- * - An answer longer than `maxResponseBytes` (default 16 MiB), a stream longer than `maxStreamBytes` (256 MiB) or an event longer than
- *   `maxEventBytes` (4 MiB) is an `APIError` `InvalidResponse`.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Options {
-  readonly id?: string | undefined
-  readonly model: string
-  readonly apiKey?: Redacted.Redacted<string> | undefined
+export interface Options extends Connection.Options {
   readonly authentication?: "x-api-key" | "bearer" | undefined
   readonly version?: string | undefined
-  readonly baseUrl?: string | undefined
-  readonly headers?: { readonly [name: string]: string | Redacted.Redacted<string> } | undefined
-  readonly query?: { readonly [name: string]: string } | undefined
-  readonly capabilities?: Provider.Capabilities | undefined
-  readonly settings?: LlmRequest.Settings | undefined
   readonly maxTokens?: number | undefined
   readonly structuredOutput?: "native" | "tool" | undefined
-  readonly maxResponseBytes?: number | undefined
-  readonly maxStreamBytes?: number | undefined
-  readonly maxEventBytes?: number | undefined
 }
 
 /**
@@ -92,63 +77,38 @@ export interface Options {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: Options): Effect.Effect<Provider.Provider, never, HttpClient.HttpClient> =>
-  Effect.map(HttpClient.HttpClient, (client) => {
-    const id = options.id ?? "anthropic"
-    const endpoint = Transport.endpoint({
+export const make = (options: Options): Effect.Effect<Provider.Provider, never, HttpClient.HttpClient> => {
+  const maxTokens = options.maxTokens ?? options.capabilities?.maxOutputTokens ?? 4096
+  if (!Number.isInteger(maxTokens) || maxTokens < 1) {
+    throw new RangeError(`Anthropic.make: maxTokens must be an integer >= 1, got ${maxTokens}`)
+  }
+  const structuredOutput = options.structuredOutput ?? (beforeStructuredOutput.test(options.model) ? "tool" : "native")
+  return Adapter.make(
+    {
       module: "Anthropic",
-      provider: id,
-      model: options.model,
-      client,
-      baseUrl: options.baseUrl ?? "https://api.anthropic.com/v1",
-      path: "/messages",
-      query: options.query,
-      headers: { "anthropic-version": options.version ?? "2023-06-01", ...credentials(options), ...options.headers },
-      bounds: options
-    })
-    const maxTokens = options.maxTokens ?? options.capabilities?.maxOutputTokens ?? 4096
-    if (!Number.isInteger(maxTokens) || maxTokens < 1) {
-      throw new RangeError(`Anthropic.make: maxTokens must be an integer >= 1, got ${maxTokens}`)
-    }
-    const structuredOutput =
-      options.structuredOutput ?? (beforeStructuredOutput.test(options.model) ? "tool" : "native")
-    const body = (request: LlmRequest.LlmRequest, stream: boolean) => () =>
-      Request.body(request, {
-        provider: id,
-        model: options.model,
-        settings: options.settings,
-        maxTokens,
-        structuredOutput,
-        stream
-      })
-    // Asked for only after the body is written: a schema that cannot be written is an invalid request, not a defect.
-    const answerTool = (request: LlmRequest.LlmRequest) => Request.answerTool(request, structuredOutput)
-    const read =
-      (request: LlmRequest.LlmRequest): typeof Answer.read =>
-      (json, reply) =>
-        Answer.read(json, reply, answerTool(request))
-    return Provider.make({
-      id,
-      model: options.model,
+      id: "anthropic",
+      baseUrl: "https://api.anthropic.com/v1",
+      paths: { whole: "/messages", streamed: "/messages" },
+      headers: {
+        "anthropic-version": options.version ?? "2023-06-01",
+        ...Adapter.credentials(options.apiKey, options.authentication ?? "x-api-key")
+      },
       // A model that no longer accepts a prefill refuses it, and the chain then restarts; nothing is lost by asking.
-      capabilities: { prefill: true, ...options.capabilities },
-      generate: (request) => Transport.ask(endpoint, body(request, false), read(request)),
-      stream: (request) =>
-        Events.listen(endpoint, body(request, true), {
-          decoder: (reply) => Streamed.decoder(reply, answerTool(request)),
-          read: read(request)
-        })
-    })
-  })
+      capabilities: { prefill: true },
+      body: (request, writing) => Request.body(request, { ...writing, maxTokens, structuredOutput }),
+      reading: (request) => {
+        const answerTool = Request.answerTool(request, structuredOutput)
+        return {
+          read: (json, reply) => Answer.read(json, reply, answerTool),
+          decoder: (reply) => Streamed.decoder(reply, answerTool)
+        }
+      }
+    },
+    options
+  )
+}
 
 const beforeStructuredOutput = /claude-(?:instant|2|3)|claude-(?:opus|sonnet)-4(?:$|-0|-2025)/
-
-const credentials = (options: Options): { readonly [name: string]: Redacted.Redacted<string> } => {
-  if (options.apiKey === undefined) return {}
-  return options.authentication === "bearer"
-    ? { authorization: Redacted.make(`Bearer ${Redacted.value(options.apiKey)}`) }
-    : { "x-api-key": options.apiKey }
-}
 
 /**
  * Layer that provides a `Provider`.

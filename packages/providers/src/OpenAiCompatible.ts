@@ -31,54 +31,36 @@
  *
  * @since 0.1.0
  */
-import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import * as Provider from "@llm-resilience/core/Provider"
 import type * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
-import * as HttpClient from "effect/http/HttpClient"
+import type * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
-import * as Redacted from "effect/Redacted"
+import type * as Connection from "./Connection.ts"
+import * as Adapter from "./internal/adapter.ts"
 import { configured, type Configured } from "./internal/configured.ts"
-import * as Events from "./internal/events.ts"
 import * as Answer from "./internal/openAiAnswer.ts"
 import * as Request from "./internal/openAiRequest.ts"
 import * as Streamed from "./internal/openAiStream.ts"
-import * as Transport from "./internal/transport.ts"
 
 /**
  * How to reach a server and its model.
  *
  * **Details**
  *
- * - `id` names the step in errors, events and configuration. Default: `openai`.
- * - `apiKey` is sent as `Authorization: Bearer …`, or as the header `api-key` with `authentication: "api-key"` (Azure). Without a key
- *   none is sent.
- * - `baseUrl` is what comes before `/chat/completions`. Default: `https://api.openai.com/v1`.
- * - `headers` are sent with every request; give secrets as `Redacted`, so that they are kept out of errors and spans. `query` is
- *   added to the address (Azure's `api-version`).
- * - `settings` hold where a request says nothing. `maxTokensField` is how the server calls the bound of the answer; OpenAI's newer
- *   models only know `max_completion_tokens`, many other servers only `max_tokens`. Default: the former for OpenAI's own address,
- *   the latter for every other.
- * - An answer longer than `maxResponseBytes` (default 16 MiB), a stream longer than `maxStreamBytes` (256 MiB) or an event longer than
- *   `maxEventBytes` (4 MiB) is an `APIError` `InvalidResponse`.
+ * What all adapters share is in {@link Connection.Options}. Here:
+ *
+ * - `id` is `openai` by default, `baseUrl`, which comes before `/chat/completions`, `https://api.openai.com/v1`.
+ * - `apiKey` is sent as `Authorization: Bearer …`, or as the header `api-key` with `authentication: "api-key"` (Azure).
+ * - `maxTokensField` is how the server calls the bound of the answer; OpenAI's newer models only know `max_completion_tokens`, many other
+ *   servers only `max_tokens`. Default: the former for OpenAI's own address, the latter for every other.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Options {
-  readonly id?: string | undefined
-  readonly model: string
-  readonly apiKey?: Redacted.Redacted<string> | undefined
+export interface Options extends Connection.Options {
   readonly authentication?: "bearer" | "api-key" | undefined
-  readonly baseUrl?: string | undefined
-  readonly headers?: { readonly [name: string]: string | Redacted.Redacted<string> } | undefined
-  readonly query?: { readonly [name: string]: string } | undefined
-  readonly capabilities?: Provider.Capabilities | undefined
-  readonly settings?: LlmRequest.Settings | undefined
   readonly maxTokensField?: "max_tokens" | "max_completion_tokens" | undefined
-  readonly maxResponseBytes?: number | undefined
-  readonly maxStreamBytes?: number | undefined
-  readonly maxEventBytes?: number | undefined
 }
 
 /**
@@ -87,49 +69,24 @@ export interface Options {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: Options): Effect.Effect<Provider.Provider, never, HttpClient.HttpClient> =>
-  Effect.map(HttpClient.HttpClient, (client) => {
-    const id = options.id ?? "openai"
-    const endpoint = Transport.endpoint({
+export const make = (options: Options): Effect.Effect<Provider.Provider, never, HttpClient.HttpClient> => {
+  const maxTokensField = options.maxTokensField ?? (isOpenAi(options.baseUrl) ? "max_completion_tokens" : "max_tokens")
+  return Adapter.make(
+    {
       module: "OpenAiCompatible",
-      provider: id,
-      model: options.model,
-      client,
-      baseUrl: options.baseUrl ?? "https://api.openai.com/v1",
-      path: "/chat/completions",
-      query: options.query,
-      headers: { ...credentials(options), ...options.headers },
-      bounds: options
-    })
-    const maxTokensField =
-      options.maxTokensField ?? (isOpenAi(options.baseUrl) ? "max_completion_tokens" : "max_tokens")
-    const body = (request: LlmRequest.LlmRequest, stream: boolean) => () =>
-      Request.body(request, {
-        provider: id,
-        model: options.model,
-        settings: options.settings,
-        maxTokensField,
-        stream
-      })
-    return Provider.make({
-      id,
-      model: options.model,
-      capabilities: options.capabilities,
-      generate: (request) => Transport.ask(endpoint, body(request, false), Answer.read),
-      stream: (request) =>
-        Events.listen(endpoint, body(request, true), { decoder: Streamed.decoder, read: Answer.read })
-    })
-  })
+      id: "openai",
+      baseUrl: "https://api.openai.com/v1",
+      paths: { whole: "/chat/completions", streamed: "/chat/completions" },
+      headers: Adapter.credentials(options.apiKey, options.authentication ?? "bearer"),
+      body: (request, writing) => Request.body(request, { ...writing, maxTokensField }),
+      reading: () => ({ read: Answer.read, decoder: Streamed.decoder })
+    },
+    options
+  )
+}
 
 const isOpenAi = (baseUrl: string | undefined): boolean =>
   baseUrl === undefined || /^https:\/\/api\.openai\.com(?:[/:?]|$)/.test(baseUrl)
-
-const credentials = (options: Options): { readonly [name: string]: Redacted.Redacted<string> } => {
-  if (options.apiKey === undefined) return {}
-  return options.authentication === "api-key"
-    ? { "api-key": options.apiKey }
-    : { authorization: Redacted.make(`Bearer ${Redacted.value(options.apiKey)}`) }
-}
 
 /**
  * Layer that provides a `Provider`.

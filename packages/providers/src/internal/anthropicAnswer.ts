@@ -7,6 +7,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { answerText } from "./anthropicRequest.ts"
 import * as Json from "./json.ts"
+import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
 
 // Only what an answer cannot do without is required: blocks of a kind that we do not know must not break a call.
@@ -49,7 +50,8 @@ const blockParts = (
   switch (block["type"]) {
     case "text": {
       const text = Json.string(block["text"]) ?? ""
-      return text === "" ? [] : [{ type: "text", text }]
+      const said: ReadonlyArray<Response.PartEncoded> = text === "" ? [] : [{ type: "text", text }]
+      return [...said, ...sources(Json.array(block["citations"]), `${index}_`)]
     }
     case "thinking":
       return [
@@ -73,11 +75,23 @@ const blockParts = (
   }
 }
 
+/** What a text cites from the web. Citations of documents in the prompt have no place among the parts. */
+export const sources = (
+  citations: ReadonlyArray<unknown>,
+  prefix: string | number
+): ReadonlyArray<Response.UrlSourcePartEncoded> =>
+  citations.flatMap((citation, index) => {
+    const { title, url } = Json.object(citation)
+    return Sources.page(`source_${prefix}${index}`, url, title)
+  })
+
 /** The metadata with which thinking is accepted back. */
 export const signed = (signature: string): { readonly metadata?: Response.ProviderMetadata } =>
   signature === "" ? {} : { metadata: { anthropic: { signature } } }
 
-export const redacted = (data: string): { readonly metadata: Response.ProviderMetadata } => ({
+export const redacted = (
+  data: string
+): { readonly metadata: { readonly anthropic: { readonly redactedData: string } } } => ({
   metadata: { anthropic: { redactedData: data } }
 })
 

@@ -3,9 +3,11 @@ import type * as Prompt from "effect/ai/Prompt"
 import * as Option from "effect/Option"
 import * as Record from "effect/Record"
 import type * as Schema from "effect/Schema"
+import { toolName, type Writing } from "./adapter.ts"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
+import { systemTexts, turns } from "./turns.ts"
 
 /** How the model is made to answer with JSON: see `Anthropic.Options.structuredOutput`. */
 export type StructuredOutput = "native" | "tool"
@@ -16,22 +18,15 @@ export const answerTool = (request: LlmRequest.LlmRequest, structured: Structure
   if (structured === "native" && JsonSchema.native(JsonSchema.ofSchema(request.responseFormat.schema)) !== undefined) {
     return undefined
   }
-  return request.responseFormat.objectName.replace(/[^a-zA-Z0-9_-]/g, "_").slice(0, 64) || "answer"
+  return toolName(request.responseFormat.objectName)
 }
 
 /** Writes a request as the body of a message. */
 export const body = (
   request: LlmRequest.LlmRequest,
-  options: {
-    readonly provider: string
-    readonly model: string
-    readonly settings: LlmRequest.Settings | undefined
-    readonly maxTokens: number
-    readonly structuredOutput: StructuredOutput
-    readonly stream: boolean
-  }
+  options: Writing & { readonly maxTokens: number; readonly structuredOutput: StructuredOutput }
 ): Json.JsonObject => {
-  const settings = Translation.settingsOf(options.settings, request)
+  const { settings } = options
   const system = systemBlocks(request.prompt)
   // Whitespace as a stop sequence is answered with 400.
   const stop = settings.stop?.filter((text) => text.trim() !== "") ?? []
@@ -39,7 +34,7 @@ export const body = (
     model: options.model,
     max_tokens: settings.maxOutputTokens ?? options.maxTokens,
     ...(system.length === 0 ? undefined : { system }),
-    messages: messages(Translation.withDistinctCalls(request.prompt)),
+    messages: turns(request.prompt, { user: userBlock, assistant: assistantBlock, result: resultBlock }),
     // The scale ends at 1, where others go on to 2; and newer models take the temperature or `top_p`, not both.
     ...(settings.temperature === undefined ? undefined : { temperature: Math.min(1, settings.temperature) }),
     ...(settings.topP === undefined || settings.temperature !== undefined ? undefined : { top_p: settings.topP }),
@@ -52,68 +47,7 @@ export const body = (
 }
 
 const systemBlocks = (prompt: Prompt.Prompt): ReadonlyArray<Json.JsonObject> =>
-  prompt.content.flatMap((message) =>
-    message.role === "system" && message.content.trim() !== ""
-      ? [{ type: "text", text: message.content, ...cacheControl(message.options) }]
-      : []
-  )
-
-interface Message {
-  readonly role: "user" | "assistant"
-  readonly content: Array<Json.JsonObject>
-}
-
-const messages = (prompt: Prompt.Prompt): ReadonlyArray<Message> => {
-  const written: Array<Message> = []
-  const add = (role: Message["role"], content: ReadonlyArray<Json.JsonObject>): void => {
-    if (content.length === 0) return
-    const last = written.at(-1)
-    // Turns alternate: what one side says in several messages is one turn.
-    if (last?.role === role) last.content.push(...content)
-    else written.push({ role, content: [...content] })
-  }
-  for (const message of prompt.content) {
-    switch (message.role) {
-      case "system":
-        break
-      case "user":
-        add("user", message.content.flatMap(userBlock))
-        break
-      case "assistant":
-        add("assistant", message.content.flatMap(assistantBlock))
-        add(
-          "user",
-          message.content.flatMap((part) => (part.type === "tool-result" ? resultBlock(part) : []))
-        )
-        break
-      case "tool":
-        add(
-          "user",
-          message.content.flatMap((part) => (part.type === "tool-result" ? resultBlock(part) : []))
-        )
-        break
-    }
-  }
-  // The first turn has to be the user's.
-  if (written[0]?.role !== "user") written.unshift({ role: "user", content: [{ type: "text", text: "Please go on." }] })
-  for (const message of written) if (message.role === "user") resultsFirst(message)
-  trimPrefill(written.at(-1))
-  return written
-}
-
-// The results of tools have to come before anything else that the user says.
-const resultsFirst = (message: Message): void => {
-  message.content.sort(
-    (left, right) => Number(right["type"] === "tool_result") - Number(left["type"] === "tool_result")
-  )
-}
-
-// An answer that the model shall continue must not end in whitespace.
-const trimPrefill = (last: Message | undefined): void => {
-  const block = last?.content.at(-1)
-  if (last?.role !== "assistant" || block === undefined || typeof block["text"] !== "string") return
-  last.content[last.content.length - 1] = { ...block, text: block["text"].trimEnd() }
-}
+  systemTexts(prompt).map(({ content, options }) => ({ type: "text", text: content, ...cacheControl(options) }))
 
 // An empty text is answered with 400.
 const textBlock = (part: Prompt.TextPart): ReadonlyArray<Json.JsonObject> =>
@@ -213,13 +147,19 @@ const toolFields = (request: LlmRequest.LlmRequest, structured: StructuredOutput
           input_schema: JsonSchema.ofSchema(format.schema)
         }
       ],
-      tool_choice: written.length === 0 ? { type: "tool", name: answer } : { type: "any" }
+      tool_choice: answerChoice(written.length === 0 ? "none" : choice, answer)
     }
   }
   return {
     ...(written.length === 0 ? undefined : { tools: written, tool_choice: toolChoice(choice) }),
     ...(format.type === "json" ? { output_config: { format: outputFormat(format.schema) } } : undefined)
   }
+}
+
+// To answer is the only choice of a model that shall call no other tool.
+const answerChoice = (choice: ReturnType<typeof Translation.toolsOf>["choice"], answer: string): Json.JsonObject => {
+  if (choice === "none") return { type: "tool", name: answer }
+  return typeof choice === "object" ? toolChoice(choice) : { type: "any" }
 }
 
 const outputFormat = (schema: Schema.Constraint): Json.JsonObject => ({

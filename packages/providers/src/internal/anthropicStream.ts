@@ -3,26 +3,22 @@ import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import * as Option from "effect/Option"
 import * as Record from "effect/Record"
 import * as Answer from "./anthropicAnswer.ts"
+import { Blocks } from "./blocks.ts"
 import type { Decoder } from "./events.ts"
 import * as Json from "./json.ts"
 import { isError, type Reply } from "./transport.ts"
 
 type Parts = Array<LlmResponse.LlmStreamPart>
 
-type Block =
-  | { readonly type: "text" | "answer" }
-  | { readonly type: "reasoning"; signature: string; readonly redacted: string | undefined }
-  | { readonly type: "tool"; readonly id: string; readonly name: string; readonly input: unknown; text: string }
-
 /** Decodes the events of a streamed message. `answerTool` is the tool through which the model was asked for JSON. */
 export const decoder = (reply: Reply, answerTool: string | undefined): Decoder => {
-  const blocks = new Map<number, Block>()
+  const blocks = new Blocks()
+  const answers = new Set<string>()
+  const signatures = new Map<string, string>()
   let usage: Json.JsonObject = {}
   let stop: unknown = undefined
   let stopDetails: unknown = undefined
-  let emitted = false
-  let called = false
-  let unreadable = false
+  let sources = 0
   let done = false
 
   // Each event counts from the beginning, and leaves out (or sets to null) what has not changed.
@@ -30,116 +26,59 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
     usage = { ...usage, ...Record.filter(Json.object(value), (total) => total !== null) }
   }
 
-  const open = (index: number, start: Json.JsonObject, parts: Parts): void => {
-    const id = String(index)
+  const open = (key: string, start: Json.JsonObject, parts: Parts): void => {
     switch (start["type"]) {
       case "text":
-        blocks.set(index, { type: "text" })
-        parts.push({ type: "text-start", id })
-        if (typeof start["text"] === "string" && start["text"] !== "") text(index, start["text"], parts)
-        break
+        blocks.startText(key, parts)
+        return blocks.text(key, Json.string(start["text"]) ?? "", parts)
       case "thinking":
-        blocks.set(index, {
-          type: "reasoning",
-          signature: Json.string(start["signature"]) ?? "",
-          redacted: undefined
-        })
-        parts.push({ type: "reasoning-start", id })
-        if (typeof start["thinking"] === "string" && start["thinking"] !== "") {
-          parts.push({ type: "reasoning-delta", id, delta: start["thinking"] })
-        }
-        emitted = true
-        break
+        blocks.reasoning(key, Json.string(start["thinking"]) ?? "", parts)
+        return sign(key, start["signature"])
       case "redacted_thinking":
-        blocks.set(index, { type: "reasoning", signature: "", redacted: Json.string(start["data"]) ?? "" })
-        parts.push({ type: "reasoning-start", id })
-        emitted = true
-        break
+        blocks.startReasoning(key, parts)
+        return blocks.tag(key, Answer.redacted(Json.string(start["data"]) ?? "").metadata)
       case "tool_use": {
-        emitted = true
         const name = Json.string(start["name"]) ?? ""
         if (name === answerTool) {
-          blocks.set(index, { type: "answer" })
-          parts.push({ type: "text-start", id })
-          break
+          answers.add(key)
+          return blocks.startText(key, parts)
         }
-        called = true
-        const call = Json.string(start["id"]) || `call_${index}`
-        blocks.set(index, { type: "tool", id: call, name, input: start["input"], text: "" })
-        parts.push({ type: "tool-params-start", id: call, name })
-        break
+        return blocks.tool(key, { id: Json.string(start["id"]) || `call_${key}`, name, params: start["input"] }, parts)
       }
     }
   }
 
-  const text = (index: number, delta: string, parts: Parts): void => {
-    emitted = true
-    parts.push({ type: "text-delta", id: String(index), delta })
+  const sign = (key: string, value: unknown): void => {
+    if (typeof value !== "string" || value === "") return
+    const signature = (signatures.get(key) ?? "") + value
+    signatures.set(key, signature)
+    blocks.tag(key, { anthropic: { signature } })
   }
 
-  const append = (index: number, delta: Json.JsonObject, parts: Parts): void => {
-    const block = blocks.get(index)
+  const append = (key: string, delta: Json.JsonObject, parts: Parts): void => {
     switch (delta["type"]) {
+      // A block without its start is still something that the model said.
       case "text_delta":
-        if (typeof delta["text"] !== "string") return
-        // A block without its start is still something that the model said.
-        if (block === undefined) open(index, { type: "text" }, parts)
-        return text(index, delta["text"], parts)
+        return blocks.text(key, Json.string(delta["text"]) ?? "", parts)
       case "thinking_delta":
-        if (typeof delta["thinking"] !== "string") return
-        if (block === undefined) open(index, { type: "thinking" }, parts)
-        parts.push({ type: "reasoning-delta", id: String(index), delta: delta["thinking"] })
-        return
+        return blocks.reasoning(key, Json.string(delta["thinking"]) ?? "", parts)
       case "signature_delta":
-        if (block?.type === "reasoning" && typeof delta["signature"] === "string") block.signature += delta["signature"]
+        return sign(key, delta["signature"])
+      case "citations_delta":
+        parts.push(...Answer.sources([delta["citation"]], sources++))
         return
       case "input_json_delta": {
-        const json = delta["partial_json"]
-        if (typeof json !== "string" || json === "") return
-        if (block?.type === "answer") return text(index, json, parts)
-        if (block?.type !== "tool") return
-        block.text += json
-        parts.push({ type: "tool-params-delta", id: block.id, delta: json })
-        return
+        const json = Json.string(delta["partial_json"]) ?? ""
+        return answers.has(key) ? blocks.text(key, json, parts) : blocks.params(key, json, parts)
       }
     }
   }
 
-  const close = (index: number, parts: Parts): ProviderError.ProviderError | undefined => {
-    const block = blocks.get(index)
-    if (block === undefined) return
-    blocks.delete(index)
-    const id = String(index)
-    switch (block.type) {
-      case "text":
-      case "answer":
-        parts.push({ type: "text-end", id })
-        return
-      case "reasoning":
-        parts.push({
-          type: "reasoning-end",
-          id,
-          ...(block.redacted === undefined ? Answer.signed(block.signature) : Answer.redacted(block.redacted))
-        })
-        return
-      case "tool": {
-        parts.push({ type: "tool-params-end", id: block.id })
-        const params = block.text === "" ? Option.some(block.input ?? {}) : Json.parse(block.text)
-        if (Option.isSome(params)) {
-          parts.push({ type: "tool-call", id: block.id, name: block.name, params: params.value })
-          return
-        }
-        // The end of the budget cuts arguments in the middle, and its name comes only after this block.
-        unreadable = true
-        return
-      }
-    }
-  }
   const complete = (parts: Parts): ProviderError.ProviderError | undefined => {
-    for (const index of blocks.keys()) close(index, parts)
-    if (stop === "refusal" && !emitted) return Answer.refusal(stopDetails, reply)
-    const reason = Answer.reasonOf(stop, answerTool !== undefined && !called)
-    if (unreadable && reason !== "length") {
+    blocks.closeAll(parts)
+    if (stop === "refusal" && !blocks.emitted) return Answer.refusal(stopDetails, reply)
+    const reason = Answer.reasonOf(stop, answerTool !== undefined && !blocks.called)
+    if (blocks.unreadable && reason !== "length") {
       return reply.fail("InvalidResponse", "The arguments of a tool call are not JSON")
     }
     done = true
@@ -161,15 +100,16 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
           ? undefined
           : reply.fail("InvalidResponse", `An event is not JSON: ${data.slice(0, 4000)}`)
       }
+      const key = String(Json.count(json["index"]) ?? 0)
       switch (json["type"]) {
         case "content_block_delta":
-          append(Json.count(json["index"]) ?? 0, Json.object(json["delta"]), parts)
+          append(key, Json.object(json["delta"]), parts)
           return undefined
         case "content_block_start":
-          open(Json.count(json["index"]) ?? 0, Json.object(json["content_block"]), parts)
+          open(key, Json.object(json["content_block"]), parts)
           return undefined
         case "content_block_stop":
-          close(Json.count(json["index"]) ?? 0, parts)
+          blocks.close(key, parts)
           return undefined
         case "message_start": {
           const message = Json.object(json["message"])

@@ -5,12 +5,12 @@ import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
-import * as Sse from "effect/encoding/Sse"
 import type * as HttpClientError from "effect/http/HttpClientError"
 import type * as Pull from "effect/Pull"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import type { Frames, Framing } from "./framing.ts"
 import type * as Json from "./json.ts"
 import * as Transport from "./transport.ts"
 
@@ -29,17 +29,19 @@ export interface Decoder {
   readonly isDone: () => boolean
 }
 
-/** Asks for a streamed answer. */
+/** How a protocol streams: how its bytes become events, and its events parts. */
+export interface Streaming {
+  readonly framing: Framing
+  readonly decoder: (reply: Transport.Reply) => Decoder
+  /** Reads the whole answer of a server that does not stream. */
+  readonly read: Transport.Read
+}
+
+/** Asks for a streamed answer. How it is read is asked for only after the request is written. */
 export const listen = (
   endpoint: Transport.Endpoint,
   write: () => Json.JsonObject,
-  protocol: {
-    readonly decoder: (reply: Transport.Reply) => Decoder
-    readonly read: (
-      json: unknown,
-      reply: Transport.Reply
-    ) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
-  }
+  streaming: () => Streaming
 ): Stream.Stream<Part, ProviderError.ProviderError> =>
   Stream.unwrap(
     Effect.gen(function* () {
@@ -47,18 +49,11 @@ export const listen = (
       let reading: Reading | undefined = undefined
       yield* Scope.addFinalizerExit(yield* Effect.scope, (exit) =>
         reading?.isComplete() === true
-          ? Effect.asVoid(Effect.forkDetach(Effect.ensuring(drain(reading.text), Scope.close(connection, exit))))
+          ? Effect.asVoid(Effect.forkDetach(Effect.ensuring(drain(reading.frames), Scope.close(connection, exit))))
           : Scope.close(connection, exit)
       )
-      const reply = yield* Scope.provide(Transport.post(endpoint, write), connection)
-      const { maxStreamBytes } = endpoint.bounds
-      const bytes = Transport.limited(
-        reply.response,
-        maxStreamBytes,
-        Effect.fail(Transport.tooLong(reply, maxStreamBytes))
-      )
-      const text = yield* Scope.provide(Stream.toPull(Stream.decodeText(bytes)), connection)
-      reading = read(text, reply, endpoint, protocol)
+      const reply = yield* Scope.provide(Transport.post(endpoint, "streamed", write), connection)
+      reading = yield* Scope.provide(read(reply, endpoint, streaming()), connection)
       return Stream.fromPull(Effect.succeed(reading.parts))
     })
   )
@@ -67,33 +62,27 @@ export const listen = (
 // within moments. Nobody waits for it: it is read after the stream is over, for as long as this by the clock of the sockets.
 const patience = "100 millis"
 
-const drain = (text: Text): Effect.Effect<void> =>
-  Effect.forever(text).pipe(
+const drain = (frames: Frames): Effect.Effect<void> =>
+  Effect.forever(frames.more).pipe(
     Effect.timeoutOption(patience),
     Effect.ignore,
     Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
   )
 
-/** A stream that is being read: its text, the parts in it, and whether the answer is complete although the text may go on. */
+/** A stream that is being read: its frames, the parts in it, and whether the answer is complete although the body may go on. */
 interface Reading {
-  readonly text: Text
+  readonly frames: Frames
   readonly parts: Pull.Pull<Arr.NonEmptyReadonlyArray<Part>, ProviderError.ProviderError, void>
   readonly isComplete: () => boolean
 }
 
-type Text = Pull.Pull<
-  Arr.NonEmptyReadonlyArray<string>,
-  HttpClientError.HttpClientError | ProviderError.ProviderError,
-  void
->
-
 const read = (
-  text: Text,
   reply: Transport.Reply,
   endpoint: Transport.Endpoint,
-  protocol: Parameters<typeof listen>[2]
-): Reading => {
-  const decoder = protocol.decoder(reply)
+  streaming: Streaming
+): Effect.Effect<Reading, never, Scope.Scope> => {
+  const { maxEventBytes, maxResponseBytes, maxStreamBytes } = endpoint.bounds
+  const decoder = streaming.decoder(reply)
   // The headers are a sign of life, long before a model that thinks says its first word.
   let parts: Array<Part> = [
     {
@@ -104,92 +93,72 @@ const read = (
   ]
   let failure: ProviderError.ProviderError | undefined
   let ended = false
-  // A body that begins like a document is not a stream: an error without its status, the page of a proxy, or the whole answer of
-  // a server that does not stream. The content type cannot be trusted to tell.
-  let document: string | undefined
-  let beginning = true
 
-  const parser = Sse.makeParser(
-    (event) => {
-      // `retry:` is for clients that reconnect. We never do: that is up to the policies above.
-      if (event._tag === "Event" && failure === undefined && !decoder.isDone()) {
-        failure = decoder.event(event.event, event.data, parts)
-      }
+  const bytes = Transport.limited(reply.response, maxStreamBytes, Effect.fail(Transport.tooLong(reply, maxStreamBytes)))
+  const opened = streaming.framing(bytes, {
+    event: (name, data) => {
+      if (failure === undefined && !decoder.isDone()) failure = decoder.event(name, data, parts)
     },
-    { maxEventSize: endpoint.bounds.maxEventBytes }
-  )
-
-  const feed = (piece: string): void => {
-    if (beginning) {
-      const start = piece.trimStart().charAt(0)
-      if (start === "") return
-      beginning = false
-      if (start === "{" || start === "[" || start === "<") document = ""
-    }
-    if (document !== undefined) {
-      document += piece
-      if (document.length > endpoint.bounds.maxResponseBytes) {
-        failure ??= Transport.tooLong(reply, endpoint.bounds.maxResponseBytes)
-      }
-    } else if (parser.feed(piece) !== undefined) {
-      failure ??= reply.fail("InvalidResponse", `An event is longer than ${endpoint.bounds.maxEventBytes} bytes`)
-    }
-  }
-
-  // Some servers leave out the empty line after the last event.
-  const endLastEvent = (): ProviderError.ProviderError | undefined => {
-    parser.feed("\n\n")
-    const unended = failure
-    failure = undefined
-    return unended
-  }
-
-  const finish = (broken: HttpClientError.HttpClientError | undefined): void => {
-    ended = true
-    if (failure !== undefined || decoder.isDone()) return
-    if (document !== undefined && broken === undefined) {
-      const content = Transport.readDocument(document, reply, protocol.read)
-      if (Result.isFailure(content)) failure = content.failure
-      else parts.push(...content.success.flatMap(asStreamed))
-      return
-    }
-    if (broken === undefined && document === undefined) {
-      const unended = endLastEvent()
-      // What is unreadable at the very end was cut, not malformed: whether that matters, the decoder knows.
-      if (unended !== undefined && !(unended._tag === "APIError" && unended.reason === "InvalidResponse"))
-        failure = unended
-      if (failure !== undefined || decoder.isDone()) return
-    }
-    const incomplete = decoder.end(parts)
-    if (incomplete !== undefined) failure = broken === undefined ? incomplete : reply.cut(broken)
-  }
-
-  const next: Reading["parts"] = Effect.suspend(() => {
-    if (Arr.isArrayNonEmpty(parts)) {
-      const out = parts
-      parts = []
-      return Effect.succeed(out)
-    }
-    if (failure !== undefined) return Effect.fail(failure)
-    return ended || decoder.isDone() ? Cause.done() : more
+    broken: (description) => {
+      failure ??= reply.fail("InvalidResponse", description)
+    },
+    maxEventBytes,
+    maxDocumentBytes: maxResponseBytes
   })
 
-  const more: Reading["parts"] = Effect.flatMap(
-    Effect.matchEffect(text, {
-      onSuccess: (pieces) => {
-        for (const piece of pieces) feed(piece)
-        return Effect.void
-      },
-      onFailure: (error) => {
-        if (ProviderError.isProviderError(error)) failure ??= error
-        else finish(Cause.isDone(error) ? undefined : error)
-        return Effect.void
-      }
-    }),
-    () => next
-  )
+  return Effect.map(opened, (frames) => {
+    const endLastEvent = (): ProviderError.ProviderError | undefined => {
+      frames.end()
+      const unended = failure
+      failure = undefined
+      return unended
+    }
 
-  return { text, parts: next, isComplete: () => decoder.isDone() && !ended }
+    const finish = (broken: HttpClientError.HttpClientError | undefined): void => {
+      ended = true
+      if (failure !== undefined || decoder.isDone()) return
+      const document = frames.document()
+      if (document !== undefined && broken === undefined) {
+        const content = Transport.readDocument(document, reply, streaming.read)
+        if (Result.isFailure(content)) failure = content.failure
+        else parts.push(...content.success.flatMap(asStreamed))
+        return
+      }
+      if (broken === undefined) {
+        const unended = endLastEvent()
+        // What is unreadable at the very end was cut, not malformed: whether that matters, the decoder knows.
+        if (unended !== undefined && !(unended._tag === "APIError" && unended.reason === "InvalidResponse"))
+          failure = unended
+        if (failure !== undefined || decoder.isDone()) return
+      }
+      const incomplete = decoder.end(parts)
+      if (incomplete !== undefined) failure = broken === undefined ? incomplete : reply.cut(broken)
+    }
+
+    const next: Reading["parts"] = Effect.suspend(() => {
+      if (Arr.isArrayNonEmpty(parts)) {
+        const out = parts
+        parts = []
+        return Effect.succeed(out)
+      }
+      if (failure !== undefined) return Effect.fail(failure)
+      return ended || decoder.isDone() ? Cause.done() : more
+    })
+
+    const more: Reading["parts"] = Effect.flatMap(
+      Effect.matchEffect(frames.more, {
+        onSuccess: () => Effect.void,
+        onFailure: (error) => {
+          if (ProviderError.isProviderError(error)) failure ??= error
+          else finish(Cause.isDone(error) ? undefined : error)
+          return Effect.void
+        }
+      }),
+      () => next
+    )
+
+    return { frames, parts: next, isComplete: () => decoder.isDone() && !ended }
+  })
 }
 
 type Whole = LlmResponse.LlmResponse["content"][number]

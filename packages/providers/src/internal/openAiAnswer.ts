@@ -6,6 +6,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Json from "./json.ts"
+import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
 
 // Only what an answer cannot do without is required. Whatever else a server sends, leaves out or misspells is read field by field.
@@ -16,6 +17,7 @@ const Completion = Schema.Struct({
   usage: Schema.optional(Schema.Unknown),
   choices: Schema.NonEmptyArray(
     Schema.Struct({
+      index: Schema.optional(Schema.Unknown),
       finish_reason: Schema.optional(Schema.Unknown),
       message: Schema.Record(Schema.String, Schema.Unknown)
     })
@@ -33,7 +35,9 @@ export const read = (
   if (completion === undefined) {
     return Result.fail(reply.fail("InvalidResponse", "The answer is not a chat completion"))
   }
-  const { message, finish_reason: finish } = completion.choices[0]
+  // Of several choices (`n`) the first is the answer.
+  const choice = completion.choices.find(({ index }) => index === 0) ?? completion.choices[0]
+  const { message, finish_reason: finish } = choice
   const failure = failureOf(finish, reply)
   if (failure !== undefined) return Result.fail(failure)
   if (!isFinish(finish)) return Result.fail(reply.fail("StreamCut", "The answer has no finish reason"))
@@ -42,6 +46,7 @@ export const read = (
   if (reasoning !== "") content.push({ type: "reasoning", text: reasoning })
   const text = textOf(message["content"])
   if (text !== "") content.push({ type: "text", text })
+  content.push(...sources(message, 0))
   const calls = toolCalls(message, finish)
   if (calls === undefined) {
     return Result.fail(reply.fail("InvalidResponse", "The arguments of a tool call are not JSON"))
@@ -82,6 +87,13 @@ export const textOf = (content: unknown): string => {
 /** The reasoning in a message or a delta: `reasoning_content` (DeepSeek, vLLM, xAI) or `reasoning` (OpenRouter, Groq, Ollama). */
 export const reasoningOf = (message: Json.JsonObject): string =>
   Json.string(message["reasoning_content"]) ?? Json.string(message["reasoning"]) ?? ""
+
+/** What a message or a delta cites from the web. */
+export const sources = (message: Json.JsonObject, before: number): ReadonlyArray<Response.UrlSourcePartEncoded> =>
+  Json.array(message["annotations"]).flatMap((annotation, index) => {
+    const { title, url } = Json.object(Json.object(annotation)["url_citation"])
+    return Sources.page(`source_${before + index}`, url, title)
+  })
 
 const toolCalls = (
   message: Json.JsonObject,

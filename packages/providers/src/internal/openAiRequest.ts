@@ -1,5 +1,6 @@
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
+import { toolName, type Writing } from "./adapter.ts"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
@@ -7,15 +8,9 @@ import * as Translation from "./prompt.ts"
 /** Writes a request as the body of a chat completion. */
 export const body = (
   request: LlmRequest.LlmRequest,
-  options: {
-    readonly provider: string
-    readonly model: string
-    readonly settings: LlmRequest.Settings | undefined
-    readonly maxTokensField: "max_tokens" | "max_completion_tokens"
-    readonly stream: boolean
-  }
+  options: Writing & { readonly maxTokensField: "max_tokens" | "max_completion_tokens" }
 ): Json.JsonObject => {
-  const settings = Translation.settingsOf(options.settings, request)
+  const { settings } = options
   return {
     model: options.model,
     messages: messages(Translation.withDistinctCalls(request.prompt)),
@@ -153,7 +148,7 @@ const responseFormat = (format: LlmRequest.ResponseFormat): Json.JsonObject => {
     response_format: {
       type: "json_schema",
       json_schema: {
-        name: format.objectName.replace(/[^a-zA-Z0-9_-]/g, "_").slice(0, 64) || "answer",
+        name: toolName(format.objectName),
         schema: strict ?? schema,
         strict: strict !== undefined
       }

@@ -21,6 +21,7 @@ export const decoder = (reply: Reply): Decoder => {
   let textOpen = false
   let reasoningOpen = false
   let blocks = 0
+  let sources = 0
   let refusal = ""
   let finish: unknown = undefined
   let usage: unknown = undefined
@@ -122,7 +123,8 @@ export const decoder = (reply: Reply): Decoder => {
     }
     const counted = json["usage"] ?? Json.object(json["x_groq"])["usage"]
     if (counted !== undefined && counted !== null) usage = counted
-    const choice = Json.object(Json.array(json["choices"])[0])
+    // The chunks of several choices (`n`) come mixed; the first choice is the answer.
+    const choice = Json.object(Json.array(json["choices"]).find((one) => (Json.object(one)["index"] ?? 0) === 0))
     const delta = choice["delta"]
     if (Json.isObject(delta)) {
       const thought = Answer.reasoningOf(delta)
@@ -130,6 +132,11 @@ export const decoder = (reply: Reply): Decoder => {
       const said = Answer.textOf(delta["content"])
       if (said !== "") text(said, parts)
       const fragments = delta["tool_calls"]
+      if (delta["annotations"] !== undefined) {
+        const cited = Answer.sources(delta, sources)
+        sources += cited.length
+        parts.push(...cited)
+      }
       if (Array.isArray(fragments)) fragments.forEach((fragment, position) => toolCall(fragment, position, parts))
       if (typeof delta["refusal"] === "string") refusal += delta["refusal"]
     }

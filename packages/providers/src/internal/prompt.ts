@@ -72,6 +72,9 @@ export const withDistinctCalls = (prompt: Prompt.Prompt): Prompt.Prompt => {
   return again ? Prompt.fromMessages(messages) : prompt
 }
 
+/** What the user says first in a conversation that does not begin with the user. */
+export const opening: Prompt.TextPart = Prompt.textPart({ text: "Please go on." })
+
 /** What a tool gave, as the text for a model. */
 export const resultText = (part: Prompt.ToolResultPart): string => {
   if (part.modelOutput !== undefined) return Prompt.toolModelOutputToText(part.modelOutput)

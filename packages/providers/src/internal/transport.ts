@@ -30,11 +30,37 @@ export interface Endpoint {
   readonly provider: string
   readonly model: string
   readonly client: HttpClient.HttpClient.With<HttpClientError.HttpClientError, Scope.Scope>
-  readonly request: HttpClientRequest.HttpClientRequest
+  readonly requests: { readonly [K in keyof Paths]: HttpClientRequest.HttpClientRequest }
+  readonly authorize: Authorize | undefined
   readonly secrets: ReadonlyArray<string>
   readonly secretHeaders: ReadonlyArray<string>
   readonly bounds: { readonly [K in keyof Bounds]-?: number }
 }
+
+/** Where whole and streamed answers are asked for. */
+export interface Paths {
+  readonly whole: string
+  readonly streamed: string
+}
+
+/** Adds to a request with its body what is made anew for each. */
+export type Authorize = (
+  request: HttpClientRequest.HttpClientRequest,
+  body: string
+) => Effect.Effect<Authorized, ProviderError.ProviderError>
+
+/** A request that may be sent, and what of it must not show up in errors and spans. */
+export interface Authorized {
+  readonly request: HttpClientRequest.HttpClientRequest
+  readonly secrets: ReadonlyArray<string>
+  readonly secretHeaders: ReadonlyArray<string>
+}
+
+/** Reads the JSON of a whole answer. */
+export type Read = (
+  json: unknown,
+  reply: Reply
+) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
 
 const mebibyte = 1024 * 1024
 
@@ -44,9 +70,10 @@ export const endpoint = (options: {
   readonly model: string
   readonly client: HttpClient.HttpClient
   readonly baseUrl: string
-  readonly path: string
+  readonly paths: Paths
   readonly query?: { readonly [name: string]: string } | undefined
   readonly headers: { readonly [name: string]: string | Redacted.Redacted<string> }
+  readonly authorize?: Authorize | undefined
   readonly bounds: Bounds
 }): Endpoint => {
   // What is wrong with an address or a header is said without repeating it: a key may stand in it.
@@ -67,17 +94,20 @@ export const endpoint = (options: {
       )
     }
   }
+  const request = (path: string) =>
+    HttpClientRequest.post(address(options.baseUrl, path)).pipe(
+      HttpClientRequest.setUrlParams(options.query ?? {}),
+      HttpClientRequest.setHeaders(
+        headers.map(([name, value]) => [name, Redacted.isRedacted(value) ? Redacted.value(value) : value] as const)
+      )
+    )
   return {
     provider: options.provider,
     model: options.model,
     // The request lives as long as the scope of the call: whoever leaves, in whatever way, takes the connection with them.
     client: HttpClient.withScope(options.client),
-    request: HttpClientRequest.post(address(options.baseUrl, options.path)).pipe(
-      HttpClientRequest.setUrlParams(options.query ?? {}),
-      HttpClientRequest.setHeaders(
-        headers.map(([name, value]) => [name, Redacted.isRedacted(value) ? Redacted.value(value) : value] as const)
-      )
-    ),
+    requests: { whole: request(options.paths.whole), streamed: request(options.paths.streamed) },
+    authorize: options.authorize,
     secrets: headers.flatMap(([, value]) => (Redacted.isRedacted(value) ? spellings(Redacted.value(value)) : [])),
     secretHeaders: headers.filter(([, value]) => Redacted.isRedacted(value)).map(([name]) => name.toLowerCase()),
     bounds: {
@@ -88,15 +118,16 @@ export const endpoint = (options: {
   }
 }
 
-// An address may carry a query, such as the version that Azure asks for.
+// An address may carry a query, such as the version that Azure asks for, and so may a path.
 const address = (baseUrl: string, path: string): string => {
   const [base = "", query] = baseUrl.split("?", 2)
-  return base.replace(/\/+$/, "") + path + (query === undefined ? "" : `?${query}`)
+  const whole = base.replace(/\/+$/, "") + path
+  return query === undefined ? whole : `${whole}${path.includes("?") ? "&" : "?"}${query}`
 }
 
 // A provider may echo the whole header value, or only the key inside of it. What is shorter is a placeholder such as `none`, and
 // taking it out of an error would take the error's words apart.
-const spellings = (secret: string): ReadonlyArray<string> =>
+export const spellings = (secret: string): ReadonlyArray<string> =>
   [secret, secret.replace(/^Bearer /, "")].filter((text) => text.length >= 8)
 
 const bound = (module: string, name: string, value: number | undefined, otherwise: number): number => {
@@ -123,26 +154,45 @@ export interface Reply {
 /** Sends a request and waits for the headers of a successful answer. */
 export const post = (
   endpoint: Endpoint,
+  kind: keyof Paths,
   write: () => Json.JsonObject
 ): Effect.Effect<Reply, ProviderError.ProviderError, Scope.Scope> =>
   Clock.clockWith((clock) => {
     const started = clock.monotonicTimeNanosUnsafe()
     const elapsed = () => Duration.nanos(clock.monotonicTimeNanosUnsafe() - started)
-    return Effect.try({ try: () => HttpBody.jsonUnsafe(write()), catch: () => unwritable(endpoint.provider) }).pipe(
-      Effect.flatMap((body) =>
-        Effect.mapError(endpoint.client.execute(HttpClientRequest.setBody(endpoint.request, body)), (error) =>
-          transportError(endpoint.provider, error, elapsed())
-        )
-      ),
-      Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ...endpoint.secretHeaders]),
-      Effect.flatMap((response) => {
-        const reply = replyOf(endpoint, response, clock.currentTimeMillisUnsafe(), elapsed)
-        return response.status >= 200 && response.status < 300
-          ? Effect.succeed(reply)
-          : Effect.flatMap(readError(response), (text) => Effect.fail(reply.classify(text)))
-      })
-    )
+    const send = ({ request, secretHeaders, secrets }: Authorized) =>
+      Effect.mapError(endpoint.client.execute(request), (error) =>
+        transportError(endpoint.provider, error, elapsed())
+      ).pipe(
+        Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ...secretHeaders]),
+        Effect.flatMap((response) => {
+          const reply = replyOf(endpoint, secrets, response, clock.currentTimeMillisUnsafe(), elapsed)
+          return response.status >= 200 && response.status < 300
+            ? Effect.succeed(reply)
+            : Effect.flatMap(readError(response), (text) => Effect.fail(reply.classify(text)))
+        })
+      )
+    return Effect.flatMap(written(endpoint, kind, write), send)
   })
+
+const written = (
+  endpoint: Endpoint,
+  kind: keyof Paths,
+  write: () => Json.JsonObject
+): Effect.Effect<Authorized, ProviderError.ProviderError> =>
+  Effect.flatMap(
+    Effect.try({ try: () => JSON.stringify(write()), catch: () => unwritable(endpoint.provider) }),
+    (body) => {
+      const request = HttpClientRequest.setBody(endpoint.requests[kind], HttpBody.text(body, "application/json"))
+      const { authorize, secretHeaders, secrets } = endpoint
+      if (authorize === undefined) return Effect.succeed({ request, secretHeaders, secrets })
+      return Effect.map(authorize(request, body), (authorized) => ({
+        request: authorized.request,
+        secretHeaders: [...secretHeaders, ...authorized.secretHeaders],
+        secrets: [...secrets, ...authorized.secrets]
+      }))
+    }
+  )
 
 // A schema without JSON Schema, or a parameter that is a cycle or a function: the request is wrong, not the provider.
 const unwritable = (provider: string): ProviderError.APIError =>
@@ -154,14 +204,14 @@ const unwritable = (provider: string): ProviderError.APIError =>
 
 const replyOf = (
   endpoint: Endpoint,
+  secrets: ReadonlyArray<string>,
   response: HttpClientResponse.HttpClientResponse,
   now: number,
   elapsed: () => Duration.Duration
 ): Reply => {
   const { provider, model } = endpoint
   const requestId = Classification.requestId(response.headers)
-  const redact = (text: string) =>
-    endpoint.secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
+  const redact = (text: string) => secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
   const fail = (reason: ProviderError.Reason, description: string) =>
     new ProviderError.APIError({
       provider,
@@ -258,15 +308,15 @@ export const limited = <E>(
 export const ask = (
   endpoint: Endpoint,
   write: () => Json.JsonObject,
-  read: (json: unknown, reply: Reply) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
+  reading: () => Read
 ): Effect.Effect<
   { readonly content: LlmResponse.LlmResponse["content"]; readonly limits?: LlmResponse.Limits },
   ProviderError.ProviderError
 > =>
   Effect.scoped(
-    Effect.flatMap(post(endpoint, write), (reply) =>
+    Effect.flatMap(post(endpoint, "whole", write), (reply) =>
       Effect.flatMap(readWhole(endpoint, reply), (text) =>
-        Effect.map(Effect.fromResult(readDocument(text, reply, read)), (content) => {
+        Effect.map(Effect.fromResult(readDocument(text, reply, reading())), (content) => {
           const limits = Classification.limits(reply.response.headers, reply.now)
           return { content, ...(limits === undefined ? undefined : { limits }) }
         })
@@ -292,7 +342,7 @@ export const tooLong = (reply: Reply, maxBytes: number): ProviderError.APIError 
 export const readDocument = (
   text: string,
   reply: Reply,
-  read: (json: unknown, reply: Reply) => Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError>
+  read: Read
 ): Result.Result<LlmResponse.LlmResponse["content"], ProviderError.ProviderError> => {
   const json = Json.parse(text)
   if (json._tag === "None") {
@@ -306,6 +356,9 @@ export const readDocument = (
   return isError(json.value) ? Result.fail(reply.classify(text)) : read(json.value, reply)
 }
 
-/** Whether a JSON value with a successful status is an error all the same. */
+/** Whether a JSON value with a successful status is an error all the same. Google puts it into the list that its streams can be. */
 export const isError = (json: unknown): boolean =>
+  Array.isArray(json) ? isErrorObject(json.at(-1)) : isErrorObject(json)
+
+const isErrorObject = (json: unknown): boolean =>
   Json.isObject(json) && (Boolean(json["error"]) || json["type"] === "error" || json["object"] === "error")
