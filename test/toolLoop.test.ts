@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { LlmResilience } from "@llm-resilience/core"
-import { Anthropic, OpenAiCompatible } from "@llm-resilience/providers"
+import { LlmResilience, Provider } from "@llm-resilience/core"
 import { type Answer, Upstream } from "@llm-resilience/testing"
 import { Effect, Layer, Schema } from "effect"
 import { Chat, Prompt, Tool, Toolkit } from "effect/ai"
 import { FetchHttpClient } from "effect/http"
+import { adapters, type Protocol, protocols } from "./support/adapters.ts"
 
 // A tool loop that begins with one protocol and ends with the other, over real HTTP: the call, its result, an image and the history
 // survive the switch, and the tool runs once.
@@ -19,10 +19,8 @@ const Weather = Toolkit.make(
 
 const image = new Uint8Array([137, 80, 78, 71, 13, 10, 26, 10])
 
-const adapters = {
-  anthropic: (baseUrl: string) => Anthropic.layer({ id: "anthropic", model: "claude-3-opus", baseUrl }),
-  openai: (baseUrl: string) => OpenAiCompatible.layer({ id: "openai", model: "gpt-4o", baseUrl })
-}
+const layerOf = (protocol: Protocol, baseUrl: string) =>
+  Layer.effect(Provider.Provider, adapters[protocol]({ id: protocol, model: "claude-3-opus", baseUrl }))
 
 /** Asks for the tool first, with an id that only this server would make, and says what came out of it then. */
 const thermometer =
@@ -37,7 +35,7 @@ const thermometer =
         }
 
 describe("Two turns of a server that numbers its calls anew in each", () => {
-  for (const to of ["anthropic", "openai"] as const) {
+  for (const to of protocols.filter((protocol) => protocol !== "gemini")) {
     it.live(`reach ${to} with an id of its own for every call`, () =>
       Effect.gen(function* () {
         const upstream = yield* Upstream.make({ answer: "Warm." })
@@ -56,7 +54,7 @@ describe("Two turns of a server that numbers its calls anew in each", () => {
           tools: Object.values(Weather.tools)
         }).pipe(
           Effect.provide(
-            LlmResilience.layer({ steps: [{ provider: adapters[to](upstream.baseUrl) }] }).pipe(
+            LlmResilience.layer({ steps: [{ provider: layerOf(to, upstream.baseUrl) }] }).pipe(
               Layer.provide(FetchHttpClient.layer)
             )
           )
@@ -72,14 +70,18 @@ describe("Two turns of a server that numbers its calls anew in each", () => {
   }
 })
 
-for (const [from, to] of [
-  ["anthropic", "openai"],
-  ["openai", "anthropic"]
-] as const) {
+for (const [from, to] of protocols.flatMap((from) => protocols.map((to) => [from, to] as const))) {
+  if (from === to) continue
   describe(`A tool loop that begins at ${from} and ends at ${to}`, () => {
     it.live("keeps the call, its result, the image and the history, and runs the tool once", () =>
       Effect.gen(function* () {
-        const ids = { anthropic: "toolu_01:with.signs/that only one accepts", openai: `call_${"x".repeat(60)}` }
+        const ids = {
+          anthropic: "toolu_01:with.signs/that only one accepts",
+          openai: `call_${"x".repeat(60)}`,
+          "openai-responses": `call_${"y".repeat(70)}`,
+          bedrock: `tooluse_${"Z".repeat(80)}`,
+          gemini: "none, because this protocol matches by name"
+        }
         const first = yield* Upstream.make({ answer: thermometer(ids[from]) })
         const second = yield* Upstream.make({ answer: thermometer(ids[to]) })
         let runs = 0
@@ -94,7 +96,7 @@ for (const [from, to] of [
           Layer.provide(
             LlmResilience.layer({
               policy: LlmResilience.standard({ retry: "off" }),
-              steps: [{ provider: adapters[from](first.baseUrl) }, { provider: adapters[to](second.baseUrl) }]
+              steps: [{ provider: layerOf(from, first.baseUrl) }, { provider: layerOf(to, second.baseUrl) }]
             })
           ),
           Layer.provide(FetchHttpClient.layer)
@@ -133,7 +135,12 @@ for (const [from, to] of [
         assert.include(body, "lookUp")
         // The reasoning was signed by, and meant for, the first provider only.
         assert.notInclude(body, "The user wants to know the weather.")
-        const id = /"(?:tool_use_id|tool_call_id)":"([^"]*)"/.exec(body)?.[1] ?? ""
+        if (to === "gemini") {
+          assert.include(body, '{"functionCall":{"name":"lookUp","args":{"city":"Rome"}}}')
+          assert.include(body, '{"functionResponse":{"name":"lookUp","response":{"output":')
+          return
+        }
+        const id = /"(?:tool_use_id|tool_call_id|toolUseId|call_id)":"([^"]*)"/.exec(body)?.[1] ?? ""
         assert.match(id, /^[a-zA-Z0-9_-]{1,64}$/)
         assert.strictEqual(body.split(`"${id}"`).length - 1, 2, "the call and its result have the same id")
       })

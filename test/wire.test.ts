@@ -1,10 +1,11 @@
 import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import { assert, describe, it } from "@effect/vitest"
 import { CircuitBreaker, LlmRequest, LlmResilience, type LlmResponse, Provider, Retry } from "@llm-resilience/core"
-import { Anthropic, OpenAiCompatible } from "@llm-resilience/providers"
+import { OpenAiCompatible } from "@llm-resilience/providers"
 import { Fault, Upstream } from "@llm-resilience/testing"
 import { Effect, Exit, Fiber, Redacted, Stream } from "effect"
 import { FetchHttpClient } from "effect/http"
+import { adapters, type Protocol, protocols } from "./support/adapters.ts"
 
 // What goes wrong on the wire, end to end: real servers, real HTTP, the real adapters and the standard policies.
 
@@ -12,22 +13,18 @@ const primaryText = "The quick brown fox jumps over the lazy dog."
 const backupText = "Un renard brun saute par-dessus le chien paresseux."
 const request = LlmRequest.make({ prompt: "Tell me about the fox", deadline: "3 seconds" })
 
-const adapters = {
-  anthropic: (baseUrl: string) =>
-    Anthropic.make({ id: "primary", model: "claude-3-opus", baseUrl, apiKey: Redacted.make("secret-key") }),
-  openai: (baseUrl: string) =>
-    OpenAiCompatible.make({ id: "primary", model: "gpt-4o", baseUrl, apiKey: Redacted.make("secret-key") })
-}
+const primaryOf = (protocol: Protocol, baseUrl: string) =>
+  adapters[protocol]({ id: "primary", model: "claude-3-opus", baseUrl, apiKey: Redacted.make("secret-key") })
 
 const policy = LlmResilience.standard({
   timeouts: { attempt: "600 millis", firstToken: "300 millis", idle: "200 millis" },
   retry: { schedule: Retry.exponential({ retries: 1, base: "10 millis" }) }
 })
 
-const setUp = Effect.fnUntraced(function* (wire: keyof typeof adapters) {
+const setUp = Effect.fnUntraced(function* (wire: Protocol) {
   const primary = yield* Upstream.make({ answer: primaryText, tokenEvery: "1 milli" })
   const backup = yield* Upstream.make({ answer: backupText })
-  const provider = yield* adapters[wire](primary.baseUrl)
+  const provider = yield* primaryOf(wire, primary.baseUrl)
   const other = yield* OpenAiCompatible.make({ id: "backup", model: "gpt-4o-mini", baseUrl: backup.baseUrl })
   const resilience = yield* LlmResilience.make({ policy, steps: [{ provider }, { provider: other }] })
   return { primary, resilience }
@@ -75,7 +72,7 @@ const misbehaviours: ReadonlyArray<readonly [string, Fault.Fault]> = [
   ["HTML under a 200", Fault.notJson()]
 ]
 
-for (const wire of ["anthropic", "openai"] as const) {
+for (const wire of protocols) {
   describe(`A primary that speaks ${wire}`, () => {
     for (const [name, fault] of misbehaviours) {
       it.live(`${name}: one complete answer or one typed error, whole and streamed`, () =>
@@ -153,7 +150,7 @@ describe("A thousand concurrent calls with a dead primary", () => {
         yield* Effect.scoped(
           Effect.gen(function* () {
             const steps = [
-              { provider: yield* adapters.openai(primary.baseUrl) },
+              { provider: yield* primaryOf("openai", primary.baseUrl) },
               { provider: yield* OpenAiCompatible.make({ id: "backup", model: "m", baseUrl: backup.baseUrl }) }
             ] as const
             const resilience = yield* LlmResilience.make({ steps })
@@ -189,7 +186,7 @@ describe("A thousand concurrent calls with a dead primary", () => {
         yield* primary.setFault(Fault.status(503))
         const resilience = yield* LlmResilience.make({
           steps: [
-            { provider: yield* adapters.openai(primary.baseUrl) },
+            { provider: yield* primaryOf("openai", primary.baseUrl) },
             { provider: yield* OpenAiCompatible.make({ id: "backup", model: "m", baseUrl: backup.baseUrl }) }
           ]
         })
@@ -217,7 +214,7 @@ describe("A breaker over the wire", () => {
   it.live("probes once after its time and brings the recovered primary back", () =>
     Effect.gen(function* () {
       const primary = yield* Upstream.make({ answer: primaryText })
-      const provider = yield* adapters.openai(primary.baseUrl)
+      const provider = yield* primaryOf("openai", primary.baseUrl)
       const backup = Provider.make({
         id: "backup",
         model: "m",

@@ -1,10 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { NodeHttpClient } from "@effect/platform-node"
 import { LlmRequest, LlmResponse, ProviderError } from "@llm-resilience/core"
-import { Anthropic, OpenAiCompatible } from "@llm-resilience/providers"
 import { Fault, Upstream } from "@llm-resilience/testing"
 import { Duration, Effect, Fiber, Layer, Redacted, type Scope, Stream } from "effect"
 import { FetchHttpClient, HttpClient, HttpClientError } from "effect/http"
+import { adapters, type Protocol, protocols } from "../support/adapters.ts"
 
 const hi = LlmRequest.make({ prompt: "Hi" })
 
@@ -14,18 +14,16 @@ const clients = {
   nodeHttp: NodeHttpClient.layerNodeHttp
 }
 
-const protocols = { openai: OpenAiCompatible, anthropic: Anthropic }
-
-const cases = (Object.keys(protocols) as Array<keyof typeof protocols>).flatMap((protocol) =>
+const cases = protocols.flatMap((protocol) =>
   (Object.keys(clients) as Array<keyof typeof clients>).map((client) => [protocol, client] as const)
 )
 
 const text = "Grüße aus Zürich, and all the best 👋"
 
-const setup = (protocol: keyof typeof protocols, fault?: Fault.Fault, options?: Upstream.Options) =>
+const setup = (protocol: Protocol, fault?: Fault.Fault, options?: Upstream.Options) =>
   Effect.gen(function* () {
     const upstream = yield* Upstream.make({ answer: text, fault, apiKey: "secret", ...options })
-    const provider = yield* protocols[protocol].make({
+    const provider = yield* adapters[protocol]({
       model: "model-1",
       apiKey: Redacted.make("secret"),
       baseUrl: upstream.baseUrl
@@ -37,7 +35,7 @@ const kindOf = (error: unknown) =>
   ProviderError.isProviderError(error) ? ProviderError.kind(error) : `not a provider error: ${String(error)}`
 
 /** What comes of a call, whole and streamed: the text or the kind of error, and the text before the error. */
-const outcomes = (protocol: keyof typeof protocols, fault?: Fault.Fault) =>
+const outcomes = (protocol: Protocol, fault?: Fault.Fault) =>
   Effect.gen(function* () {
     const { provider, upstream } = yield* setup(protocol, fault)
     const whole = yield* Effect.match(provider.generate(hi), {
@@ -92,7 +90,7 @@ describe.each(cases)("%s over %s", (protocol, client) => {
     "never asks twice, and says what went wrong",
     Effect.gen(function* () {
       const expected: ReadonlyArray<readonly [Fault.Fault, whole: string, streamed: string]> = [
-        [Fault.status(protocol === "openai" ? 503 : 529), "Overloaded", "Overloaded"],
+        [Fault.status(protocol === "anthropic" ? 529 : 503), "Overloaded", "Overloaded"],
         [Fault.status(429), "RateLimited", "RateLimited"],
         [Fault.status(401), "Authentication", "Authentication"],
         [Fault.resetBeforeHeaders, "Network", "Network"],
@@ -202,7 +200,7 @@ describe.each(cases)("%s over %s", (protocol, client) => {
   )
 })
 
-describe.each(["openai", "anthropic"] as const)("%s over a transport that gives up", (protocol) => {
+describe.each(protocols)("%s over a transport that gives up", (protocol) => {
   const failing = (cause: unknown) =>
     Layer.succeed(
       HttpClient.HttpClient,
@@ -225,7 +223,7 @@ describe.each(["openai", "anthropic"] as const)("%s over a transport that gives 
     ["for no reason", "secret", { reason: "Network", description: "The connection failed" }]
   ] as const)("%s", ([_, cause, expected]) =>
     Effect.gen(function* () {
-      const provider = yield* protocols[protocol].make({ model: "model-1" })
+      const provider = yield* adapters[protocol]({ model: "model-1" })
 
       const error = yield* Effect.flip(provider.generate(hi))
 

@@ -127,6 +127,12 @@ export const rules: ReadonlyArray<Rule> = [
     ),
     unlessAdvised: true
   },
+  // AWS throttles by the day with the code of any throttling.
+  {
+    verdict: "QuotaExhausted",
+    text: /too many (?:tokens|requests) per day|per[- ]day (?:token|request) (?:limit|quota)/
+  },
+  { verdict: "QuotaExhausted", codes: /(?:^|_)servicequotaexceededexception$/ },
   // Anthropic's monthly limit says when it ends, and Google names the quota of the day beside a delay of seconds.
   { verdict: "QuotaExhausted", text: /you will regain access on \d/ },
   { verdict: "QuotaExhausted", statuses: refusedOrLimited, codes: /^generate\w*perday/ },
@@ -136,7 +142,8 @@ export const rules: ReadonlyArray<Rule> = [
     verdict: "PermissionDenied",
     codes: anyOf(
       /^organization_|^account_(?:on_hold|suspended|disabled|restricted)$/,
-      /^permission_?(?:denied|error)$|^access_?denied$|unsupported_country|^request_forbidden$/
+      /^permission_?(?:denied|error)$|^access_?denied$|unsupported_country|^request_forbidden$/,
+      /(?:^|_)accessdenied(?:exception)?$|^service_disabled$|^api_key_service_blocked$|^consumer_suspended$/
     )
   },
   {
@@ -152,7 +159,9 @@ export const rules: ReadonlyArray<Rule> = [
     verdict: "Authentication",
     codes: anyOf(
       /^(?:invalid|incorrect|expired|revoked|missing)_(?:x_)?(?:api_key|authentication|credentials?|token)$/,
-      /^api_key_(?:invalid|expired)$|^authentication_|^unauthenticated$|^unauthorized$|^account_deactivated$/
+      /^api_key_(?:invalid|expired)$|^authentication_|^unauthenticated$|^unauthorized$|^account_deactivated$/,
+      /(?:^|_)(?:unrecognizedclient|expiredtoken|missingauthenticationtoken|invalidsignature|signaturedoesnotmatch)/,
+      /(?:^|_)(?:invalidclienttokenid|incompletesignature|invalidaccesskeyid|notauthorized)|^access_token_/
     )
   },
   {
@@ -208,14 +217,21 @@ export const rules: ReadonlyArray<Rule> = [
     text: anyOf(
       /model:? \S{1,120} (?:does not exist|is not (?:found|available)|was not found|not found|not exist)/,
       /model:? \S{1,120} has been (?:deprecated|decommissioned|retired)|(?:unknown|no such|invalid) model\b/,
-      /not a valid model|model identifier is invalid/
+      /not a valid model|model identifier is invalid|\bmodels?\/\S{1,120} is not (?:found|supported)/,
+      /on-demand throughput isn.?t supported|model version has reached the end of its life|publisher model .{1,200} not found/
     )
   },
   // Groq answers 400 when what the model wrote is neither a tool call nor JSON. The request is fine, the answer is not.
   { verdict: "InvalidResponse", codes: /^(?:tool_use|json_validate)_failed$/ },
 
   // Too much at once, or too slow: ours, theirs, or somebody's in between.
-  { verdict: "Overloaded", codes: /overload|server_busy|^service_unavailable$|provider_unavailable/ },
+  {
+    verdict: "Overloaded",
+    codes: anyOf(
+      /overload|server_busy|^service_unavailable$|provider_unavailable|capacity_exhausted/,
+      /(?:^|_)(?:serviceunavailable|modelnotready)(?:exception)?$/
+    )
+  },
   { verdict: "Overloaded", statuses: oneOf(0, 429, 500, 503), text: /\boverloaded\b/ },
   { verdict: "RateLimited", statuses: oneOf(429) },
   {
@@ -229,7 +245,7 @@ export const rules: ReadonlyArray<Rule> = [
   {
     verdict: "Timeout",
     statuses: (status) => status === 0 || status >= 500,
-    codes: /^(?:request_|gateway_|upstream_|read_)?time(?:d_?)?_?out(?:_error)?$|^deadline_exceeded$/
+    codes: /^(?:request_|gateway_|upstream_|read_|model)?time(?:d_?)?_?out(?:_error|exception)?$|^deadline_exceeded$/
   },
   // A 503 that calls itself an internal error is one; any other says "not now". 498 is Groq's, 529 Anthropic's.
   { verdict: "ServerError", statuses: oneOf(503), codes: /^(?:api|server|internal|internal_server)_error$/ },
@@ -239,14 +255,17 @@ export const rules: ReadonlyArray<Rule> = [
 
   // The rest of the refusals, by status and, inside a 200, by code.
   { verdict: "ModelNotFound", statuses: oneOf(404, 405, 410) },
-  { verdict: "ModelNotFound", statuses: oneOf(0), codes: /^not_?found/ },
+  { verdict: "ModelNotFound", statuses: oneOf(0), codes: /^not_?found|(?:^|_)resourcenotfoundexception$/ },
   { verdict: "PermissionDenied", statuses: oneOf(403, 451) },
   { verdict: "PermissionDenied", statuses: oneOf(0), codes: /permission|forbidden/ },
   { verdict: "InvalidRequest", statuses: (status) => status >= 400 },
   {
     verdict: "InvalidRequest",
     statuses: oneOf(0),
-    codes: /invalid_request|invalid_argument|bad_?request|too_large|unprocessable/
+    codes: anyOf(
+      /invalid_request|invalid_argument|bad_?request|too_large|unprocessable|(?:^|_)validationexception$/,
+      /^invalid_(?:prompt|image|base64|type|value)|^image_(?:too_|parse_|file_)|^(?:empty_image|failed_to_download_image)/
+    )
   },
   // No provider redirects a completion: a login page or a moved gateway does.
   { verdict: "InvalidResponse", statuses: (status) => status >= 300 }
@@ -259,7 +278,7 @@ export const rules: ReadonlyArray<Rule> = [
  * @since 0.1.0
  */
 export const classify = (input: Input): ProviderError.ProviderError => {
-  const facts = Facts.of(input.body)
+  const facts = Facts.of(input.body, input.headers["x-amzn-errortype"])
   const advised =
     (facts.retryDelay === undefined ? undefined : Delays.parseDuration(facts.retryDelay)) ??
     Delays.fromText(facts.text, input.now)
@@ -327,13 +346,13 @@ const limitOf = (facts: Facts.Facts): ProviderError.RateLimited["limit"] => {
 }
 
 const requestIdOf = (headers: Input["headers"]): string | undefined =>
-  headers["x-request-id"] ?? headers["request-id"] ?? headers["apim-request-id"]
+  headers["x-request-id"] ?? headers["request-id"] ?? headers["apim-request-id"] ?? headers["x-amzn-requestid"]
 
 const identifier = (value: string | undefined): string | undefined =>
   value === undefined || value === "" ? undefined : describe(value).slice(0, 128)
 
 /**
- * Reads the id that a provider's support desk asks for (`x-request-id`, `request-id`, `apim-request-id`).
+ * Reads the id that a provider's support desk asks for (`x-request-id`, `request-id`, `apim-request-id`, `x-amzn-requestid`).
  *
  * @category accessors
  * @since 0.1.0

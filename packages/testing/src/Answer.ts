@@ -1,6 +1,6 @@
 /**
- * What an {@link Upstream} answers when nothing is wrong, in the words of neither protocol: the same answer is spoken in whichever
- * the client uses.
+ * What an {@link Upstream} answers when nothing is wrong, in the words of no protocol: the same answer is spoken in whichever the
+ * client uses.
  *
  * @since 0.1.0
  */
@@ -20,8 +20,8 @@ export type Answer = string | Reply | ((question: Question) => string | Reply)
  *
  * **Details**
  *
- * `refusal` is OpenAI's field of that name, and for Anthropic text with the stop reason `refusal`. `reasoning` is a thinking block
- * for Anthropic and `reasoning_content` for OpenAI-compatible servers. `finish` is translated to the protocol; any other word goes
+ * `refusal` is OpenAI's field of that name, and for the others text with a stop reason that says so. `reasoning` is `reasoning_content`
+ * for OpenAI-compatible servers and a block or item of its own for the others. `finish` is translated to the protocol; any other word goes
  * on the wire as it is. It defaults to `tool-calls` when there are tool calls, else to `stop`. `usage` defaults to one token for each
  * word of the prompt and for each part of the answer. `model` defaults to the one that was asked.
  *
@@ -64,12 +64,13 @@ export interface Usage {
 }
 
 /**
- * The protocols that an {@link Upstream} speaks: OpenAI chat completions and Anthropic Messages.
+ * The protocols that an {@link Upstream} speaks: OpenAI's chat completions and Responses, Anthropic's Messages, Amazon Bedrock's Converse
+ * and Google's Gemini.
  *
  * @category models
  * @since 0.1.0
  */
-export type Protocol = "openai" | "anthropic"
+export type Protocol = "openai" | "openai-responses" | "anthropic" | "bedrock" | "gemini"
 
 /**
  * What was asked, decoded from the request.

@@ -32,6 +32,7 @@ export type Fault =
   | { readonly _tag: "ErrorFrame"; readonly afterParts: number; readonly body: Body | undefined }
   | { readonly _tag: "WrongContentLength"; readonly missing: number }
   | { readonly _tag: "Trickle"; readonly bytes: number; readonly every: Duration.Duration }
+  | { readonly _tag: "Truncate"; readonly share: number }
   | { readonly _tag: "Empty" }
   | { readonly _tag: "NotJson"; readonly html: string }
 
@@ -220,6 +221,17 @@ export const trickle = (bytes: number, every: Duration.Input = 0): Fault => ({
   bytes: atLeast("trickle: bytes", bytes, 1),
   every: Duration.fromInputUnsafe(every)
 })
+
+/**
+ * Ends the response properly after a share of its bytes, from 0 to 1: anywhere within an event, a line or a character.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const truncate = (share: number): Fault => {
+  if (!(share >= 0 && share <= 1)) throw new RangeError(`Fault.truncate: share must be from 0 to 1, got ${share}`)
+  return { _tag: "Truncate", share }
+}
 
 /**
  * Answers with status 200 and nothing else: a stream without events, a body without bytes.

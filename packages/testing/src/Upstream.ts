@@ -1,10 +1,11 @@
 /**
- * A real HTTP server on the loopback interface that speaks the OpenAI chat completions and the Anthropic Messages protocols, and
- * misbehaves on command.
+ * A real HTTP server on the loopback interface that speaks the protocols of OpenAI, Anthropic, Amazon Bedrock and Google, and misbehaves
+ * on command.
  *
- * It exists to test what no fake provider can: the adapter, the HTTP client and the sockets below. Requests to a path that ends in
- * `/chat/completions` are answered as OpenAI does, to one that ends in `/messages` as Anthropic does, whole or streamed as the
- * request asks. {@link Fault} says what goes wrong, {@link Answer} what is said when nothing does.
+ * It exists to test what no fake provider can: the adapter, the HTTP client and the sockets below. The end of the path decides who
+ * answers: `/chat/completions` and `/responses` as OpenAI does, `/messages` as Anthropic, `/model/ID/converse` and `/converse-stream` as
+ * Bedrock, `/models/ID:generateContent` and `:streamGenerateContent` as Gemini; whole or streamed as the request asks. {@link Fault}
+ * says what goes wrong, {@link Answer} what is said when nothing does.
  *
  * Sockets live in real time, so the server does too: under a `TestClock` its delays still pass by themselves. For tests on a virtual
  * clock use {@link ScriptedProvider}.
@@ -54,9 +55,12 @@ import type { Socket } from "node:net"
 import type { Answer, Question } from "./Answer.ts"
 import type { Fault, Headers } from "./Fault.ts"
 import { anthropicWire } from "./internal/anthropicWire.ts"
+import { bedrockWire } from "./internal/bedrockWire.ts"
+import { geminiWire } from "./internal/geminiWire.ts"
 import { openaiWire } from "./internal/openaiWire.ts"
 import * as Playback from "./internal/playback.ts"
 import { countParts, exchange } from "./internal/wire.ts"
+import { responsesWire } from "./internal/responsesWire.ts"
 import { makeWaiting } from "./internal/waiting.ts"
 import type { Asked, Wire } from "./internal/wire.ts"
 
@@ -121,7 +125,7 @@ export interface Recorded {
  * **Details**
  *
  * `answer` defaults to `"Hello, world!"`. `tokenEvery` is the time between two tokens of a stream; a whole answer takes as long as its
- * stream would. It defaults to zero. With `apiKey` requests need it, as a bearer token or as `x-api-key`. `headers` are added to every
+ * stream would. It defaults to zero. With `apiKey` requests need it, as a bearer token or in the protocol's own header. `headers` are added to every
  * answer. `maxRequests` bounds what `requests` remembers (10 000; older ones are dropped), `maxBodyBytes` the body of a request
  * (4 MiB; a longer one is answered 413).
  *
@@ -330,13 +334,15 @@ const respondTo = (options: {
     return Array.isArray(value) ? value.join(", ") : value
   }
   const path = (incoming.url ?? "").replace(/[?#].*$/, "")
-  const wire = path.endsWith("/messages") ? anthropicWire : openaiWire
+  const known = wires.find((wire) => wire.path.test(path))
+  const wire = known ?? openaiWire
   const serial = index + 1
   const common = {
     headers: { ...wire.headers(serial, receivedAt), ...settings.headers },
     tokenEvery: settings.tokenEvery,
     malformed: wire.malformed,
     errorFrame: wire.errorFrame,
+    contentType: wire.contentType,
     error: (status: number | "overloaded") =>
       wire.error(status === "overloaded" ? wire.overloaded : status, undefined, serial)
   }
@@ -345,20 +351,23 @@ const respondTo = (options: {
     status,
     body: { _tag: "Whole", json: wire.error(status, description, serial), parts: 0 }
   })
-  if (!/\/(chat\/completions|messages)$/.test(path)) return refused(404, `Unknown request URL: ${path}`)
+  if (known === undefined) return refused(404, `Unknown request URL: ${path}`)
   if (incoming.method !== "POST") return refused(405, `Not allowed to ${incoming.method} on ${path}`)
   if (settings.apiKey !== undefined && credential(wire, header) !== settings.apiKey) return refused(401)
   if (options.bytes === undefined) return refused(413)
   const asked = Option.match(options.body, {
     onNone: () => Result.fail("We could not parse the JSON body of your request."),
-    onSome: (body) => wire.decode(body, header)
+    onSome: (body) => wire.decode({ body, path, header })
   })
   if (Result.isFailure(asked)) return refused(400, asked.failure)
   return { ...common, status: 200, body: bodyOf(wire, asked.success, options) }
 }
 
+const wires: ReadonlyArray<Wire> = [openaiWire, responsesWire, anthropicWire, bedrockWire, geminiWire]
+
 const credential = (wire: Wire, header: (name: string) => string | undefined): string | undefined =>
-  (wire.protocol === "anthropic" ? header("x-api-key") : undefined) ?? header("authorization")?.replace(/^Bearer /i, "")
+  (wire.keyHeader === undefined ? undefined : header(wire.keyHeader)) ??
+  header("authorization")?.replace(/^Bearer /i, "")
 
 const bodyOf = (
   wire: Wire,

@@ -5,7 +5,6 @@ import * as DateTime from "effect/DateTime"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import { answerText } from "./anthropicRequest.ts"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
@@ -65,7 +64,7 @@ const blockParts = (
       return [{ type: "reasoning", text: "", ...redacted(Json.string(block["data"]) ?? "") }]
     case "tool_use": {
       const name = Json.string(block["name"]) ?? ""
-      if (name === answerTool) return [{ type: "text", text: answerText(block["input"]) }]
+      if (name === answerTool) return [{ type: "text", text: Json.textOf(block["input"]) }]
       return [
         { type: "tool-call", id: Json.string(block["id"]) || `call_${index}`, name, params: block["input"] ?? {} }
       ]

@@ -1,6 +1,5 @@
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
-import * as Option from "effect/Option"
 import * as Record from "effect/Record"
 import type * as Schema from "effect/Schema"
 import { toolName, type Writing } from "./adapter.ts"
@@ -186,6 +185,3 @@ const continuesForeignTurn = (body: Json.JsonObject): boolean => {
   const first = Json.object(Json.array(Json.object(turns.at(-2))["content"])[0])["type"]
   return results && first !== "thinking" && first !== "redacted_thinking"
 }
-
-/** The parameters of the answering tool, as the text that a caller who asked for JSON expects. */
-export const answerText = (input: unknown): string => Option.getOrElse(Json.stringify(input), () => "")

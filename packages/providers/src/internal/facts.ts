@@ -40,6 +40,7 @@ const sentenceKeys = new Set([
 ])
 const codeKeys = new Set([
   "code",
+  "__type",
   "type",
   "status",
   "error_code",
@@ -63,9 +64,11 @@ const containerKeys = new Set([
   "raw"
 ])
 
-export const of = (body: string): Facts => {
+/** `named` is the kind of error that AWS puts into a header, before an address: `ValidationException:http://…`. */
+export const of = (body: string, named?: string): Facts => {
   const text = body.slice(0, maxText * 8)
   const walk = new Walk()
+  if (named !== undefined) walk.code(named.replace(/:.*$/s, ""))
   const json = Json.parse(text)
   if (Option.isSome(json)) walk.visit(json.value, 0)
   else if (markup.test(text)) walk.sentence(readable(text))
@@ -113,7 +116,7 @@ class Walk {
       else if (name === "retrydelay") this.retryDelay ??= value.slice(0, 40)
       else if (name === "request_id" || name === "requestid") this.requestId ??= value
     } else if (typeof value === "number") {
-      if (codeKeys.has(name) || name === "status_code") this.number(value)
+      if (codeKeys.has(name) || name === "status_code" || name === "originalstatuscode") this.number(value)
     } else if (containerKeys.has(name)) {
       this.visit(value, depth + 1)
     }
@@ -123,7 +126,7 @@ class Walk {
     if (Number.isInteger(value) && value >= 400 && value < 600) this.status ??= value
   }
 
-  private code(value: string): void {
+  code(value: string): void {
     if (value.length === 0 || value.length > 120) return
     if (/^\d{3}$/.test(value)) return this.number(Number(value))
     this.codes.add(value.toLowerCase().replace(/[^a-z\d]+/g, "_"))

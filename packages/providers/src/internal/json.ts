@@ -26,3 +26,6 @@ export const parse = (text: string): Option.Option<unknown> =>
 /** The value as JSON text. What JSON cannot express (a cycle, a `bigint`, a function) is a `None`. */
 export const stringify = (value: unknown): Option.Option<string> =>
   Option.flatMap(Result.getSuccess(Result.try((): string | undefined => JSON.stringify(value))), Option.fromUndefinedOr)
+
+/** The value as JSON text, or nothing when it cannot be. */
+export const textOf = (value: unknown): string => Option.getOrElse(stringify(value), () => "")

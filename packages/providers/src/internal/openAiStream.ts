@@ -80,8 +80,7 @@ export const decoder = (reply: Reply): Decoder => {
       calls.set(index, call)
       parts.push({ type: "tool-params-start", id: call.id, name })
     }
-    const delta =
-      typeof args === "string" ? args : Json.isObject(args) ? Option.getOrElse(Json.stringify(args), () => "") : ""
+    const delta = typeof args === "string" ? args : Json.isObject(args) ? Json.textOf(args) : ""
     if (delta === "") return
     call.text += delta
     parts.push({ type: "tool-params-delta", id: call.id, delta })

@@ -7,6 +7,9 @@ import * as Record from "effect/Record"
 import type * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 
+/** Thrown by a protocol that has no words for a request. The transport calls the request invalid, and says why. */
+export class Unwritable extends Error {}
+
 const allowed = /^[a-zA-Z0-9_-]+$/
 
 /**

@@ -17,6 +17,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Url from "effect/http/Url"
 import * as Json from "./json.ts"
+import { Unwritable } from "./prompt.ts"
 
 /** How much of an answer is read before it is given up. */
 export interface Bounds {
@@ -181,7 +182,7 @@ const written = (
   write: () => Json.JsonObject
 ): Effect.Effect<Authorized, ProviderError.ProviderError> =>
   Effect.flatMap(
-    Effect.try({ try: () => JSON.stringify(write()), catch: () => unwritable(endpoint.provider) }),
+    Effect.try({ try: () => JSON.stringify(write()), catch: (error) => unwritable(endpoint.provider, error) }),
     (body) => {
       const request = HttpClientRequest.setBody(endpoint.requests[kind], HttpBody.text(body, "application/json"))
       const { authorize, secretHeaders, secrets } = endpoint
@@ -195,11 +196,11 @@ const written = (
   )
 
 // A schema without JSON Schema, or a parameter that is a cycle or a function: the request is wrong, not the provider.
-const unwritable = (provider: string): ProviderError.APIError =>
+const unwritable = (provider: string, error: unknown): ProviderError.APIError =>
   new ProviderError.APIError({
     provider,
     reason: "InvalidRequest",
-    description: "The request cannot be written as JSON"
+    description: error instanceof Unwritable ? error.message : "The request cannot be written as JSON"
   })
 
 const replyOf = (
@@ -361,4 +362,8 @@ export const isError = (json: unknown): boolean =>
   Array.isArray(json) ? isErrorObject(json.at(-1)) : isErrorObject(json)
 
 const isErrorObject = (json: unknown): boolean =>
-  Json.isObject(json) && (Boolean(json["error"]) || json["type"] === "error" || json["object"] === "error")
+  Json.isObject(json) &&
+  (Boolean(json["error"]) ||
+    json["type"] === "error" ||
+    json["object"] === "error" ||
+    typeof json["__type"] === "string")

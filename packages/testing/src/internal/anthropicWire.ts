@@ -2,7 +2,7 @@ import * as DateTime from "effect/DateTime"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { pieces } from "./tokens.ts"
-import { padded } from "./wire.ts"
+import { event, padded, parsed } from "./wire.ts"
 import type { Exchange, Frame, Wire } from "./wire.ts"
 
 const Text = Schema.Union([
@@ -29,7 +29,9 @@ const textOf = (content: typeof Text.Type | undefined): string =>
 /** Anthropic Messages. */
 export const anthropicWire: Wire = {
   protocol: "anthropic",
-  decode: (body, header) => {
+  path: /\/messages$/,
+  keyHeader: "x-api-key",
+  decode: ({ body, header }) => {
     if (header("anthropic-version") === undefined) return Result.fail("anthropic-version: header is required")
     return Result.mapBoth(decode(body), {
       onFailure: (error) => error.message,
@@ -196,16 +198,6 @@ const inputUsage = ({ usage }: Exchange) => ({
   cache_creation_input_tokens: 0,
   cache_read_input_tokens: usage.cachedInputTokens ?? 0
 })
-
-// A whole answer carries the parameters as JSON, so broken ones can only travel as the text they are.
-const parsed = (params: string): Schema.Json =>
-  Result.getOrElse(
-    Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Json))(params === "" ? "{}" : params),
-    () => params
-  )
-
-const event = (name: string, body: Schema.Json): string =>
-  `event: ${name}\ndata: ${typeof body === "string" ? body : JSON.stringify(body)}\n\n`
 
 interface KnownError {
   readonly type: string

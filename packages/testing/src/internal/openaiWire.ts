@@ -37,7 +37,8 @@ const textOf = (content: typeof Text.Type | null | undefined): string =>
 /** OpenAI chat completions. */
 export const openaiWire: Wire = {
   protocol: "openai",
-  decode: (body) =>
+  path: /\/chat\/completions$/,
+  decode: ({ body }) =>
     Result.mapBoth(decode(body), {
       onFailure: (error) => error.message,
       onSuccess: (request) => {

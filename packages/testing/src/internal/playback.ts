@@ -30,8 +30,9 @@ export interface Response {
     | { readonly _tag: "Stream"; readonly frames: ReadonlyArray<Frame> }
   readonly tokenEvery: Duration.Duration
   /** What is not JSON in this protocol's stream, its error event, and its error body for a status. */
-  readonly malformed: string
-  readonly errorFrame: (body: Schema.Json) => string
+  readonly malformed: string | Uint8Array
+  readonly errorFrame: (body: Schema.Json) => string | Uint8Array
+  readonly contentType?: string | undefined
   readonly error: (status: number | "overloaded") => Schema.Json
 }
 
@@ -80,8 +81,12 @@ export const playback = (response: Response, fault: Fault | undefined): Readonly
       return [...body.head(size(body.all) + fault.missing), ...body.all, { _tag: "Close" }]
     }
     case "Trickle": {
-      const bytes = Buffer.concat(body.all.flatMap((action) => (action._tag === "Send" ? [action.bytes] : [])))
-      return [...body.head("chunks"), ...slices(bytes, fault.bytes, fault.every), end]
+      return [...body.head("chunks"), ...slices(bytesOf(body), fault.bytes, fault.every), end]
+    }
+    case "Truncate": {
+      const bytes = bytesOf(body)
+      const some = bytes.subarray(0, Math.floor(bytes.length * fault.share))
+      return [...body.head("chunks"), ...(some.length === 0 ? [] : [send(some)]), end]
     }
     case "Empty":
       return [...body.head(response.body._tag === "Whole" ? 0 : "usual"), end]
@@ -104,8 +109,11 @@ interface Body {
   readonly after: (afterParts: number) => ReadonlyArray<Action>
   readonly slowly: (after: Duration.Duration) => ReadonlyArray<Action>
   readonly terminated: { readonly delimiter: Delimiter; readonly actions: ReadonlyArray<Action> }
-  readonly malformed: string
+  readonly malformed: string | Uint8Array
 }
+
+const bytesOf = (body: Body): Uint8Array =>
+  Buffer.concat(body.all.flatMap((action) => (action._tag === "Send" ? [action.bytes] : [])))
 
 // `null` is a body too.
 const orElse = (body: Schema.Json | undefined, standard: Schema.Json): Schema.Json =>
@@ -130,7 +138,10 @@ const size = (actions: ReadonlyArray<Action>): number =>
 
 const json = { "content-type": "application/json" }
 
-const eventStream = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" }
+const eventStream = (response: Response) => ({
+  "content-type": response.contentType ?? "text/event-stream; charset=utf-8",
+  "cache-control": "no-cache"
+})
 
 const headOf = (response: Response, type: Response["headers"], delimiter: Exclude<Delimiter, "usual">): Action => ({
   _tag: "Head",
@@ -207,7 +218,9 @@ const streamed = (response: Response, frames: ReadonlyArray<Frame>): Body => {
     const reached = frames.findIndex((frame) => frame.kind === "part" && ++seen === afterParts)
     return reached === -1 ? endOfContent(frames) : reached + 1
   }
-  const head = (delimiter: Delimiter) => [headOf(response, eventStream, delimiter === "usual" ? "chunks" : delimiter)]
+  const head = (delimiter: Delimiter) => [
+    headOf(response, eventStream(response), delimiter === "usual" ? "chunks" : delimiter)
+  ]
   const all = played(0, frames.length)
   return {
     head,

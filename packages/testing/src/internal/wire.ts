@@ -1,19 +1,32 @@
-import type * as Result from "effect/Result"
-import type * as Schema from "effect/Schema"
-import type { Question, Reply, Usage } from "../Answer.ts"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import type { Protocol, Question, Reply, Usage } from "../Answer.ts"
 import { pieces, tokens } from "./tokens.ts"
 
 /** One protocol: how it asks, answers, streams and complains. */
 export interface Wire {
   readonly protocol: Question["protocol"]
-  readonly decode: (body: unknown, header: (name: string) => string | undefined) => Result.Result<Asked, string>
+  /** Which paths are asked for answers in this protocol. */
+  readonly path: RegExp
+  /** The header that holds the key; a bearer token does in every protocol. */
+  readonly keyHeader?: string | undefined
+  readonly decode: (request: WireRequest) => Result.Result<Asked, string>
   readonly whole: (exchange: Exchange) => Schema.Json
   readonly frames: (exchange: Exchange) => ReadonlyArray<Frame>
   readonly headers: (serial: number, nowMillis: number) => { readonly [name: string]: string }
   readonly error: (status: number, description: string | undefined, serial: number) => Schema.Json
-  readonly errorFrame: (body: Schema.Json) => string
+  readonly errorFrame: (body: Schema.Json) => string | Uint8Array
   readonly overloaded: number
-  readonly malformed: string
+  readonly malformed: string | Uint8Array
+  /** What a stream calls itself, when it is not made of server-sent events. */
+  readonly contentType?: string | undefined
+}
+
+/** What a protocol decodes a question from. */
+export interface WireRequest {
+  readonly body: unknown
+  readonly path: string
+  readonly header: (name: string) => string | undefined
 }
 
 /** A question without its place in the order of requests, and whether a stream ends with its usage. */
@@ -42,8 +55,24 @@ export interface Exchange {
  */
 export interface Frame {
   readonly kind: "preamble" | "block" | "part" | "finish" | "usage" | "terminator"
-  readonly text: string
+  readonly text: string | Uint8Array
 }
+
+/** The fields of a JSON object. */
+export interface Fields {
+  readonly [name: string]: Schema.Json
+}
+
+/** One server-sent event. */
+export const event = (name: string | undefined, body: Schema.Json): string =>
+  `${name === undefined ? "" : `event: ${name}\n`}data: ${typeof body === "string" ? body : JSON.stringify(body)}\n\n`
+
+/** The parameters of a call as JSON, or as the text they are when they are broken. */
+export const parsed = (params: string): Schema.Json =>
+  Result.getOrElse(
+    Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Json))(params === "" ? "{}" : params),
+    () => params
+  )
 
 /** Translates a reply to the exchange of one request. */
 export const exchange = (options: {
@@ -55,7 +84,7 @@ export const exchange = (options: {
 }): Exchange => {
   const { asked, serial, nowMillis } = options
   const reply: Reply = typeof options.reply === "string" ? { text: options.reply } : options.reply
-  const prefix = asked.question.protocol === "openai" ? "call_" : "toolu_"
+  const prefix = idPrefixes[asked.question.protocol]
   const toolCalls = (reply.toolCalls ?? []).map((call, index) => ({
     id: call.id ?? `${prefix}${padded(serial * 100 + index)}`,
     name: call.name,
@@ -84,6 +113,14 @@ export const exchange = (options: {
     finish: options.withoutFinish ? undefined : (reply.finish ?? (toolCalls.length > 0 ? "tool-calls" : "stop")),
     usage: reply.usage ?? { inputTokens, outputTokens }
   }
+}
+
+const idPrefixes: { readonly [P in Protocol]: string } = {
+  openai: "call_",
+  "openai-responses": "call_",
+  anthropic: "toolu_",
+  bedrock: "tooluse_",
+  gemini: "call_"
 }
 
 /** A number in the shape of the opaque ids that providers give out. */
