@@ -45,6 +45,30 @@ describe("Providers", () => {
     ["groq", { GROQ_API_KEY: "k" }, "https://api.groq.com/openai/v1/chat/completions", "authorization", "Bearer k"],
     ["ollama", {}, "http://localhost:11434/v1/chat/completions", "authorization", undefined],
     ["vllm", {}, "http://localhost:8000/v1/chat/completions", "authorization", undefined],
+    [
+      "deepseek",
+      { DEEPSEEK_API_KEY: "k" },
+      "https://api.deepseek.com/v1/chat/completions",
+      "authorization",
+      "Bearer k"
+    ],
+    ["mistral", { MISTRAL_API_KEY: "k" }, "https://api.mistral.ai/v1/chat/completions", "authorization", "Bearer k"],
+    ["xai", { XAI_API_KEY: "k" }, "https://api.x.ai/v1/chat/completions", "authorization", "Bearer k"],
+    ["openai-responses", { OPENAI_API_KEY: "k" }, "https://api.openai.com/v1/responses", "authorization", "Bearer k"],
+    [
+      "gemini",
+      { GEMINI_API_KEY: "k" },
+      "https://generativelanguage.googleapis.com/v1beta/models/model-1:generateContent",
+      "x-goog-api-key",
+      "k"
+    ],
+    [
+      "bedrock",
+      { AWS_BEARER_TOKEN_BEDROCK: "k", AWS_REGION: "eu-central-1" },
+      "https://bedrock-runtime.eu-central-1.amazonaws.com/model/model-1/converse",
+      "authorization",
+      "Bearer k"
+    ],
     ["anthropic", { ANTHROPIC_API_KEY: "k" }, "https://api.anthropic.com/v1/messages", "x-api-key", "k"],
     [
       "azure",

@@ -9,7 +9,13 @@
  * | `groq` | `https://api.groq.com/openai/v1` | `GROQ_API_KEY` |
  * | `ollama` | `http://localhost:11434/v1` | none |
  * | `vllm` | `http://localhost:8000/v1` | none |
+ * | `deepseek` | `https://api.deepseek.com/v1` | `DEEPSEEK_API_KEY` |
+ * | `mistral` | `https://api.mistral.ai/v1` | `MISTRAL_API_KEY` |
+ * | `xai` | `https://api.x.ai/v1` | `XAI_API_KEY` |
+ * | `openai-responses` | `https://api.openai.com/v1` | `OPENAI_API_KEY` |
  * | `anthropic` | `https://api.anthropic.com/v1` | `ANTHROPIC_API_KEY` |
+ * | `bedrock` | that of `AWS_REGION` | `AWS_BEARER_TOKEN_BEDROCK`, or AWS credentials |
+ * | `gemini` | `https://generativelanguage.googleapis.com/v1beta` | `GEMINI_API_KEY` |
  * | `openai-compatible` | `baseUrl`, or `OPENAI_BASE_URL` | none |
  *
  * `baseUrl` and `apiKeyEnv` of a step replace the address and the name of the variable; a provider without a key gets one through
@@ -19,6 +25,7 @@
  */
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as LlmResilience from "@llm-resilience/core/LlmResilience"
+import type * as Provider from "@llm-resilience/core/Provider"
 import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import type * as HttpClient from "effect/http/HttpClient"
@@ -26,7 +33,11 @@ import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Anthropic from "./Anthropic.ts"
+import * as Bedrock from "./Bedrock.ts"
+import type * as Connection from "./Connection.ts"
+import * as Gemini from "./Gemini.ts"
 import * as OpenAiCompatible from "./OpenAiCompatible.ts"
+import * as OpenAiResponses from "./OpenAiResponses.ts"
 
 /**
  * Builds the provider of a step. A key or an address that is missing fails with the error of `Config`, which names the variable.
@@ -49,28 +60,18 @@ type Step = Parameters<Factory>[0]
  * @category constructors
  * @since 0.1.0
  */
-export const openAiCompatible =
-  (
-    defaults: Omit<OpenAiCompatible.Options, "id" | "model" | "apiKey" | "baseUrl" | "settings"> & {
-      readonly apiKeyEnv?: string | undefined
-      readonly baseUrl: string | Config.Config<string>
-    }
-  ): Factory =>
-  (step) =>
-    Effect.gen(function* () {
-      const { apiKeyEnv, ...options } = defaults
-      const apiKey = yield* keyOf(step.apiKeyEnv ?? apiKeyEnv)
-      const address = step.baseUrl ?? options.baseUrl
-      const baseUrl = typeof address === "string" ? address : yield* address
-      return yield* OpenAiCompatible.make({
-        ...options,
-        id: step.id,
-        model: step.model,
-        apiKey,
-        baseUrl,
-        settings: settingsOf(step)
-      })
-    })
+export const openAiCompatible = (
+  defaults: Defaults<OpenAiCompatible.Options> & { readonly baseUrl: string | Config.Config<string> }
+): Factory => factory(OpenAiCompatible.make, defaults)
+
+/**
+ * Creates a factory for a server with OpenAI's Responses API, for a name of your own in the registry.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const openAiResponses = (defaults: Defaults<OpenAiResponses.Options>): Factory =>
+  factory(OpenAiResponses.make, defaults)
 
 /**
  * Creates a factory for a server with the Messages API, for a name of your own in the registry.
@@ -78,24 +79,57 @@ export const openAiCompatible =
  * @category constructors
  * @since 0.1.0
  */
-export const anthropic =
-  (
-    defaults: Omit<Anthropic.Options, "id" | "model" | "apiKey" | "settings"> & {
-      readonly apiKeyEnv?: string | undefined
-    }
+export const anthropic = (defaults: Defaults<Anthropic.Options>): Factory => factory(Anthropic.make, defaults)
+
+/**
+ * Creates a factory for Amazon Bedrock, for a name of your own in the registry: one for each region, for example.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const bedrock = (defaults: Defaults<Bedrock.Options>): Factory => factory(Bedrock.make, defaults)
+
+/**
+ * Creates a factory for a server with the Gemini API, for a name of your own in the registry: Vertex AI, with its address and a token.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const gemini = (defaults: Defaults<Gemini.Options>): Factory => factory(Gemini.make, defaults)
+
+/**
+ * What a factory gives to its adapter where the step says nothing.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Defaults<Options extends Connection.Options> = Omit<
+  Options,
+  "id" | "model" | "apiKey" | "baseUrl" | "settings"
+> & {
+  readonly apiKeyEnv?: string | undefined
+  readonly baseUrl?: string | Config.Config<string> | undefined
+}
+
+const factory =
+  <Options extends Connection.Options>(
+    make: (options: Options) => Effect.Effect<Provider.Provider, never, HttpClient.HttpClient>,
+    defaults: Defaults<Options>
   ): Factory =>
   (step) =>
     Effect.gen(function* () {
-      const { apiKeyEnv, ...options } = defaults
+      const { apiKeyEnv, baseUrl, ...options } = defaults
       const apiKey = yield* keyOf(step.apiKeyEnv ?? apiKeyEnv)
-      return yield* Anthropic.make({
-        ...options,
+      const address = step.baseUrl ?? baseUrl
+      const shared: Connection.Options = {
         id: step.id,
         model: step.model,
         apiKey,
-        baseUrl: step.baseUrl ?? options.baseUrl,
+        baseUrl: address === undefined || typeof address === "string" ? address : yield* address,
         settings: settingsOf(step)
-      })
+      }
+      // What was left out of the options above is in `shared`: the two together are the options again.
+      return yield* make({ ...options, ...shared } as unknown as Options)
     })
 
 const keyOf = (name: string | undefined): Effect.Effect<Redacted.Redacted<string> | undefined, Config.ConfigError> =>
@@ -149,6 +183,12 @@ export const registry: { readonly [name: string]: Factory } = {
   }),
   ollama: openAiCompatible({ baseUrl: "http://localhost:11434/v1" }),
   vllm: openAiCompatible({ baseUrl: "http://localhost:8000/v1" }),
+  deepseek: openAiCompatible({ apiKeyEnv: "DEEPSEEK_API_KEY", baseUrl: "https://api.deepseek.com/v1" }),
+  mistral: openAiCompatible({ apiKeyEnv: "MISTRAL_API_KEY", baseUrl: "https://api.mistral.ai/v1" }),
+  xai: openAiCompatible({ apiKeyEnv: "XAI_API_KEY", baseUrl: "https://api.x.ai/v1" }),
+  "openai-responses": openAiResponses({ apiKeyEnv: "OPENAI_API_KEY" }),
+  bedrock: bedrock({}),
+  gemini: gemini({ apiKeyEnv: "GEMINI_API_KEY" }),
   anthropic: anthropic({ apiKeyEnv: "ANTHROPIC_API_KEY" }),
   "openai-compatible": openAiCompatible({ baseUrl: addressIn("OPENAI_BASE_URL") })
 }

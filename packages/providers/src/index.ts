@@ -1,4 +1,11 @@
 /**
+ * Models of Vercel's AI SDK as providers.
+ *
+ * @since 0.1.0
+ */
+export * as AiSdk from "./AiSdk.ts"
+
+/**
  * Providers that speak Anthropic's Messages API.
  *
  * @since 0.1.0

@@ -252,18 +252,29 @@ const transportError = (
   provider: string,
   error: HttpClientError.HttpClientError,
   after: Duration.Duration
-): ProviderError.ProviderError => {
+): ProviderError.ProviderError => failureOfConnection(provider, error, after) ?? networkError(provider, undefined)
+
+/** What the code in an error of the transport means, if there is one. */
+export const failureOfConnection = (
+  provider: string,
+  error: unknown,
+  after: Duration.Duration
+): ProviderError.ProviderError | undefined => {
   const code = codeOf(error)
-  if (code !== undefined && unreachable.has(code))
-    return new ProviderError.Timeout({ provider, kind: "connect", after })
-  if (code !== undefined && silent.has(code)) return new ProviderError.Timeout({ provider, kind: "attempt", after })
-  // Only the code: the message of a transport error may quote the header with the key in it.
-  return new ProviderError.APIError({
+  if (code === undefined) return undefined
+  if (unreachable.has(code)) return new ProviderError.Timeout({ provider, kind: "connect", after })
+  return silent.has(code)
+    ? new ProviderError.Timeout({ provider, kind: "attempt", after })
+    : networkError(provider, code)
+}
+
+// Only the code: the message of a transport error may quote the header with the key in it.
+const networkError = (provider: string, code: string | undefined): ProviderError.APIError =>
+  new ProviderError.APIError({
     provider,
     reason: "Network",
     description: `The connection failed${code === undefined ? "" : ` (${code})`}`
   })
-}
 
 /** The code of the system or of the HTTP library, from wherever in the chain of causes it is. */
 const codeOf = (error: unknown, depth = 0): string | undefined => {
