@@ -201,6 +201,28 @@ describe("Fallback", () => {
     })
   )
 
+  it.effect("skips a step whose window the prompt certainly exceeds, and none that may hold it", () =>
+    Effect.gen(function* () {
+      const windows = (prompt: string) =>
+        Effect.gen(function* () {
+          const step = (id: string, contextWindow: number | undefined) =>
+            ScriptedProvider.make({ id, script: [ScriptedProvider.answer("Hello")], capabilities: { contextWindow } })
+          const [small, large, unknown] = [step("step-0", 100), step("step-1", 1000), step("step-2", undefined)]
+          const chain = yield* Fallback.make([yield* small, yield* large, yield* unknown])
+          return (yield* chain.generate(LlmRequest.make({ prompt }))).served.provider
+        })
+
+      assert.strictEqual(yield* windows("word ".repeat(100)), "step-0")
+      assert.strictEqual(yield* windows("word ".repeat(101)), "step-1")
+      assert.strictEqual(yield* windows("word ".repeat(1001)), "step-2")
+      // Long runs of one character, and long words, may be few tokens.
+      assert.strictEqual(yield* windows(" ".repeat(5000)), "step-0")
+      assert.strictEqual(yield* windows("-".repeat(5000)), "step-0")
+      assert.strictEqual(yield* windows("ab".repeat(400)), "step-0")
+      assert.strictEqual(yield* windows("ab".repeat(405)), "step-1")
+    })
+  )
+
   it.effect("skips an open circuit without calling it, and comes back to a recovered first step at once", () =>
     Effect.gen(function* () {
       const down = yield* scripted("a", ScriptedProvider.fail("ServerError"), ScriptedProvider.answer("a"))

@@ -343,6 +343,45 @@ describe("Anthropic", () => {
     )
   })
 
+  it.live("asks for JSON through the answering tool only, when no other may be called", () =>
+    Effect.gen(function* () {
+      const request = {
+        prompt: "Where?",
+        tools: [weather],
+        responseFormat: { type: "json", objectName: "place", schema: Schema.Struct({ city: Schema.String }) }
+      } as const
+      const choiceOf = (toolChoice: LlmRequest.Input["toolChoice"]) =>
+        Effect.map(sent({ ...request, toolChoice }, { structuredOutput: "tool" }), ({ body }) =>
+          JSON.stringify(JSON.parse(JSON.stringify(body)).tool_choice)
+        )
+
+      assert.strictEqual(yield* choiceOf("none"), '{"type":"tool","name":"place"}')
+      assert.strictEqual(yield* choiceOf("auto"), '{"type":"any"}')
+      assert.strictEqual(yield* choiceOf({ tool: "weather" }), '{"type":"tool","name":"weather"}')
+    })
+  )
+
+  it.live("gives the pages that an answer cites, whole and streamed", () =>
+    Effect.gen(function* () {
+      const citation = { type: "web_search_result_location", url: "https://example.com/", title: "Example" }
+      const document = { type: "char_location", document_index: 0 }
+      const whole = yield* generated(message([{ type: "text", text: "Hello", citations: [document, citation] }]))
+      const { parts } = yield* streamed(
+        named(...hello.slice(0, 4), delta(0, { type: "citations_delta", citation }), close(0), stop("end_turn"), end)
+      )
+      const page = { type: "source", sourceType: "url", url: "https://example.com/", title: "Example" }
+
+      assert.deepStrictEqual(
+        whole.content.filter((part) => part.type === "source"),
+        [{ ...page, id: "source_0_1" }] as never
+      )
+      assert.deepStrictEqual(
+        parts.filter((part) => part.type === "source"),
+        [{ ...page, id: "source_0_0" }] as never
+      )
+    })
+  )
+
   describe("reads a whole answer", () => {
     it.live("with thinking, text, tool calls and usage", () =>
       Effect.gen(function* () {

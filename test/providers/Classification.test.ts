@@ -40,7 +40,70 @@ const google = (quotaId: string) => ({
   }
 })
 
+const aws = (type: string, message: string): readonly [object, { readonly [name: string]: string }] => [
+  { message },
+  { "x-amzn-errortype": `${type}:http://internal.amazon.com/coral/` }
+]
+
+const gemini = (code: number, status: string, message: string, reason?: string) => ({
+  error: { code, status, message, ...(reason === undefined ? undefined : { details: [{ reason }] }) }
+})
+
 describe("Classification", () => {
+  it.each([
+    [400, ...aws("ValidationException", "The provided model identifier is invalid."), "ModelNotFound"],
+    [400, ...aws("ValidationException", "Input is too long for requested model."), "ContextLengthExceeded"],
+    [400, ...aws("ValidationException", "Malformed input request, please reformat your input."), "InvalidRequest"],
+    [
+      400,
+      ...aws("ValidationException", "Invocation of model ID x with on-demand throughput isn\u2019t supported."),
+      "ModelNotFound"
+    ],
+    [400, ...aws("ServiceQuotaExceededException", "Your request exceeds the service quota."), "QuotaExhausted"],
+    [
+      403,
+      ...aws("AccessDeniedException", "User is not authorized to perform: bedrock:InvokeModel"),
+      "PermissionDenied"
+    ],
+    [403, ...aws("AccessDeniedException", "Bearer Token has expired"), "Authentication"],
+    [403, ...aws("UnrecognizedClientException", "The security token is invalid."), "Authentication"],
+    [403, ...aws("ExpiredTokenException", "The security token is expired"), "Authentication"],
+    [403, ...aws("InvalidSignatureException", "The signature does not match"), "Authentication"],
+    [404, ...aws("ResourceNotFoundException", "Not there."), "ModelNotFound"],
+    [408, ...aws("ModelTimeoutException", "Too slow."), "Timeout"],
+    [424, ...aws("ModelErrorException", "The model failed."), "ServerError"],
+    [429, ...aws("ThrottlingException", "Too many requests, please wait."), "RateLimited"],
+    [429, ...aws("ThrottlingException", "Too many tokens per day, please wait."), "QuotaExhausted"],
+    [429, ...aws("ModelNotReadyException", "The model is not ready."), "Overloaded"],
+    [500, ...aws("InternalServerException", "Try again."), "ServerError"],
+    [503, ...aws("ServiceUnavailableException", "Not now."), "Overloaded"]
+  ] as const)("knows Bedrock: %s %j %j", (status, body, headers, expected) => {
+    assert.strictEqual(kind(status, body, headers), expected)
+  })
+
+  it.each([
+    [400, gemini(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID"), "Authentication"],
+    [400, gemini(400, "INVALID_ARGUMENT", "The temperature is out of range."), "InvalidRequest"],
+    [
+      400,
+      gemini(400, "INVALID_ARGUMENT", "The input token count (2000000) exceeds the maximum number of tokens allowed"),
+      "ContextLengthExceeded"
+    ],
+    [400, gemini(400, "FAILED_PRECONDITION", "User location is not supported for the API use."), "PermissionDenied"],
+    [401, gemini(401, "UNAUTHENTICATED", "Invalid credentials.", "ACCESS_TOKEN_EXPIRED"), "Authentication"],
+    [403, gemini(403, "PERMISSION_DENIED", "The API is disabled.", "SERVICE_DISABLED"), "PermissionDenied"],
+    [403, gemini(403, "PERMISSION_DENIED", "Your API key was reported as leaked."), "Authentication"],
+    [403, gemini(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers."), "Authentication"],
+    [404, gemini(404, "NOT_FOUND", "models/gemini-9 is not found for API version v1beta"), "ModelNotFound"],
+    [429, gemini(429, "RESOURCE_EXHAUSTED", "Resource exhausted. Please try again later."), "RateLimited"],
+    [499, gemini(499, "CANCELLED", "The operation was cancelled."), "ServerError"],
+    [500, gemini(500, "INTERNAL", "An internal error has occurred."), "ServerError"],
+    [503, gemini(503, "UNAVAILABLE", "No capacity available.", "MODEL_CAPACITY_EXHAUSTED"), "Overloaded"],
+    [504, gemini(504, "DEADLINE_EXCEEDED", "Too slow."), "Timeout"]
+  ] as const)("knows Gemini: %s %j", (status, body, expected) => {
+    assert.strictEqual(kind(status, body), expected)
+  })
+
   describe("by status alone", () => {
     it.each([
       [307, "InvalidResponse"],

@@ -675,6 +675,56 @@ describe("OpenAiCompatible", () => {
     )
   })
 
+  it.live("takes the first of several choices, whole and streamed", () =>
+    Effect.gen(function* () {
+      const choice = (index: number, content: string) => ({ index, message: { content }, finish_reason: "stop" })
+      const whole = yield* generated({ choices: [choice(1, "second"), choice(0, "first")] })
+      const part = (index: number, content: string, finish_reason: string | null = null) => ({
+        choices: [{ index, delta: { content }, finish_reason }]
+      })
+      const { parts } = yield* streamed(
+        sse(part(1, "sec"), part(0, "fi"), part(1, "ond", "stop"), part(0, "rst"), part(0, "", "length"), "[DONE]")
+      )
+
+      assert.strictEqual(whole.text, "first")
+      assert.strictEqual(textOf(parts), "first")
+      assert.deepInclude(parts.at(-1), { type: "finish", reason: "length" })
+    })
+  )
+
+  it.live("gives the pages that an answer cites, whole and streamed, but no address that is none", () =>
+    Effect.gen(function* () {
+      const cited = (url: unknown, title?: string) => ({ type: "url_citation", url_citation: { url, title } })
+      const annotations = [
+        cited("https://example.com/a", "A"),
+        cited("nowhere"),
+        cited(7),
+        cited("https://example.com/b")
+      ]
+      const expected = [
+        { type: "source", sourceType: "url", id: "source_0", url: "https://example.com/a", title: "A" },
+        {
+          type: "source",
+          sourceType: "url",
+          id: "source_3",
+          url: "https://example.com/b",
+          title: "https://example.com/b"
+        }
+      ]
+      const whole = yield* generated(completion({ content: "Hello", annotations }))
+      const { parts } = yield* streamed(sse(chunk({ content: "Hello", annotations }), chunk({}, "stop"), "[DONE]"))
+
+      assert.deepStrictEqual(
+        whole.content.filter((part) => part.type === "source"),
+        expected as never
+      )
+      assert.deepStrictEqual(
+        parts.filter((part) => part.type === "source"),
+        expected as never
+      )
+    })
+  )
+
   describe("keeps the key to itself", () => {
     it.live("when the provider echoes it", () =>
       Effect.gen(function* () {

@@ -120,7 +120,7 @@ export const rules: ReadonlyArray<Rule> = [
     statuses: refusedOrLimited,
     text: anyOf(
       /exceeded your current quota|credit balance is too low|payment required/,
-      /(?:insufficient|not enough|out of|no) (?:account )?(?:credits?|balance|funds|quota)\b/,
+      /(?:insufficient|not enough|out of|no) (?:account |call volume )?(?:credits?|balance|funds|quota)\b/,
       /(?:does ?n.t|do not|does not) have any credits|used all available credits/,
       /(?:spend|spending|billing|budget|credit|key) (?:hard )?limit (?:has been )?(?:reached|exceeded)|monthly spending limit/,
       /reached your specified (?:api )?usage limits?|budget has been exceeded/
@@ -137,7 +137,15 @@ export const rules: ReadonlyArray<Rule> = [
   { verdict: "QuotaExhausted", text: /you will regain access on \d/ },
   { verdict: "QuotaExhausted", statuses: refusedOrLimited, codes: /^generate\w*perday/ },
 
-  // Who is asking, and whether they may.
+  // Who is asking, and whether they may. These words come with the code of a permission, and are about the key all the same.
+  {
+    verdict: "Authentication",
+    statuses: oneOf(0, 400, 401, 403),
+    text: anyOf(
+      /bearer token .{0,40}(?:expired|invalid)|authentication failed|invalid api key format/,
+      /unregistered callers|api key (?:was|has been) (?:reported as )?(?:leaked|revoked|disabled)/
+    )
+  },
   {
     verdict: "PermissionDenied",
     codes: anyOf(
@@ -152,7 +160,8 @@ export const rules: ReadonlyArray<Rule> = [
     text: anyOf(
       /(?:organization|account|project|workspace) (?:has been|is) (?:disabled|deactivated|suspended|restricted|on hold)/,
       /insufficient permissions|missing scopes|only authorized for|organization must be verified/,
-      /(?:location|country|region|territory) (?:is )?not supported/
+      /(?:location|country|region|territory) (?:is )?not supported|not available in your (?:country|region)/,
+      /operation not allowed|don.?t have access to the model/
     )
   },
   {
@@ -207,7 +216,7 @@ export const rules: ReadonlyArray<Rule> = [
     verdict: "ContentPolicy",
     statuses: oneOf(0, 400, 403, 422, 451),
     text: anyOf(
-      /content (?:management |filtering |moderation )?policy|content[- ]filter|(?:usage|acceptable use) polic(?:y|ies)/,
+      /content (?:management |filtering |moderation )?policy|content[- ]filter|(?:usage|acceptable use) (?:polic(?:y|ies)|guidelines?)/,
       /safety (?:system|filter|guideline)|(?:was|were|been) flagged|blocked by .{0,40}(?:policy|safety|moderation|filter)/
     )
   },
@@ -250,8 +259,8 @@ export const rules: ReadonlyArray<Rule> = [
   // A 503 that calls itself an internal error is one; any other says "not now". 498 is Groq's, 529 Anthropic's.
   { verdict: "ServerError", statuses: oneOf(503), codes: /^(?:api|server|internal|internal_server)_error$/ },
   { verdict: "Overloaded", statuses: oneOf(498, 503, 529) },
-  // 424 is what a platform says when the model behind it failed.
-  { verdict: "ServerError", statuses: (status) => status >= 500 || status === 424 },
+  // 424 is what a platform says when the model behind it failed; 409, 425 and 499 are about this attempt, not about what was asked.
+  { verdict: "ServerError", statuses: (status) => status >= 500 || [409, 424, 425, 499].includes(status) },
 
   // The rest of the refusals, by status and, inside a 200, by code.
   { verdict: "ModelNotFound", statuses: oneOf(404, 405, 410) },

@@ -77,7 +77,7 @@ const blockParts = (
 /** What a text cites from the web. Citations of documents in the prompt have no place among the parts. */
 export const sources = (
   citations: ReadonlyArray<unknown>,
-  prefix: string | number
+  prefix: string
 ): ReadonlyArray<Response.UrlSourcePartEncoded> =>
   citations.flatMap((citation, index) => {
     const { title, url } = Json.object(citation)

@@ -65,7 +65,7 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
       case "signature_delta":
         return sign(key, delta["signature"])
       case "citations_delta":
-        parts.push(...Answer.sources([delta["citation"]], sources++))
+        parts.push(...Answer.sources([delta["citation"]], `${sources++}_`))
         return
       case "input_json_delta": {
         const json = Json.string(delta["partial_json"]) ?? ""

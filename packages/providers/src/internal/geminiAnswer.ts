@@ -50,8 +50,9 @@ export const reasonOf = (finish: string, calls: boolean): Response.FinishReason 
     case "IMAGE_PROHIBITED_CONTENT":
     case "IMAGE_RECITATION":
       return "content-filter"
+    // A name of its own for calls is not Google's, but is that of servers which speak its protocol.
     default:
-      return "other"
+      return calls ? "tool-calls" : "other"
   }
 }
 
