@@ -555,12 +555,16 @@ describe("Bedrock", () => {
         const whole = Buffer.concat([...said, ...end])
         const corrupt = Buffer.from(said[1] ?? [])
         corrupt[corrupt.length - 6] = 0
+        // A length that promises more than will ever come.
+        const brokenLength = Buffer.from(said[1] ?? [])
+        brokenLength[2] = 0x10
         const cases: ReadonlyArray<readonly [ReadonlyArray<Uint8Array>, string]> = [
           [said, "StreamCut"],
           [[...said, (end[1] ?? Buffer.alloc(0)).subarray(0, 9)], "StreamCut"],
           [[corrupt, ...end], "InvalidResponse"],
-          [[Buffer.from([0, 0, 0, 3, 1, 2, 3, 4])], "InvalidResponse"],
-          [[Buffer.from([0x10, 0, 0, 0, 1, 2, 3, 4])], "InvalidResponse"],
+          [[Buffer.from([0, 0, 0, 3, 1, 2, 3, 4, 5, 6, 7, 8])], "InvalidResponse"],
+          [[Buffer.from([0x10, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])], "InvalidResponse"],
+          [[...said, brokenLength], "InvalidResponse"],
           [[Buffer.from("<html>Sign in</html>")], "InvalidResponse"],
           [[Buffer.from('{"__type":"ThrottlingException","message":"slow"}')], "RateLimited"],
           [[], "StreamCut"]

@@ -550,6 +550,22 @@ describe("Upstream", () => {
 })
 
 describe.each(["openai", "anthropic"] as const)("Fault over %s", (protocol) => {
+  it.live("truncate ends the response properly after a share of its bytes", () =>
+    Effect.gen(function* () {
+      const upstream = yield* Upstream.make({ answer: text })
+      const whole = yield* askAll(upstream, { protocol })
+      for (const share of [0, 0.5, 1]) {
+        yield* upstream.setFault(Fault.truncate(share))
+        const some = yield* askAll(upstream, { protocol })
+
+        assert.isTrue(some.isComplete)
+        const length = Buffer.concat(some.chunks).length
+        assert.strictEqual(length, Math.floor(Buffer.concat(whole.chunks).length * share))
+      }
+      assert.throws(() => Fault.truncate(1.1), "Fault.truncate: share must be from 0 to 1, got 1.1")
+    })
+  )
+
   const withFault = (fault: Fault.Fault) => Upstream.make({ answer: text, fault })
   const whole = (fault: Fault.Fault) => Effect.flatMap(withFault(fault), (upstream) => askAll(upstream, { protocol }))
   const streamed = (fault: Fault.Fault) =>

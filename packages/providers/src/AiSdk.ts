@@ -14,8 +14,6 @@
  * - Tools that a provider runs itself are left out, and so are files that are only an address.
  * - Files by address are passed on as they are: the bridge downloads nothing.
  *
- * The package `@ai-sdk/provider` is needed for its types only.
- *
  * **Example** (Taking a model of the AI SDK as the backup)
  *
  * ```ts import.meta.vitest
@@ -55,12 +53,22 @@ import * as Request from "./internal/aiSdkRequest.ts"
 import { settingsOf } from "./internal/prompt.ts"
 
 /**
- * A language model of the AI SDK.
+ * A language model of the AI SDK: a `LanguageModelV4`, or a `LanguageModelV3`.
+ *
+ * **Details**
+ *
+ * Only its outline is declared here, so that this package compiles where the AI SDK is not installed.
  *
  * @category models
  * @since 0.1.0
  */
-export type Model = LanguageModelV4 | LanguageModelV3
+export interface Model {
+  readonly specificationVersion: "v3" | "v4"
+  readonly provider: string
+  readonly modelId: string
+  readonly doGenerate: (options: never) => PromiseLike<object>
+  readonly doStream: (options: never) => PromiseLike<object>
+}
 
 /**
  * How a model becomes a step.
@@ -86,7 +94,9 @@ export interface Options {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (model: Model, options?: Options): Provider.Provider => {
+export const make = (given: Model, options?: Options): Provider.Provider => {
+  // Its version, which is looked at next, says that it is one.
+  const model = given as LanguageModelV4 | LanguageModelV3
   const version: string = model.specificationVersion
   if (version !== "v3" && version !== "v4") {
     throw new RangeError(`AiSdk.make: model must be of specification version v3 or v4, got ${version}`)
@@ -120,14 +130,14 @@ export const make = (model: Model, options?: Options): Provider.Provider => {
       Effect.gen(function* () {
         const { answer, failed } = yield* at
         const call = yield* written(request)
-        const given = yield* Effect.tryPromise({
+        const result = yield* Effect.tryPromise({
           try: (abortSignal): PromiseLike<LanguageModelV4GenerateResult | LanguageModelV3GenerateResult> =>
             model.specificationVersion === "v4"
               ? model.doGenerate({ ...call, abortSignal })
               : model.doGenerate({ ...Request.before(call), abortSignal }),
           catch: failed
         })
-        const content = yield* Effect.fromResult(Answer.read(given, answer))
+        const content = yield* Effect.fromResult(Answer.read(result, answer))
         return { content }
       }),
     stream: (request) =>

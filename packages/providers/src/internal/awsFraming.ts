@@ -1,3 +1,4 @@
+import { Crc32 } from "@smithy/core/checksum"
 import { EventStreamCodec, type MessageHeaders } from "@smithy/core/event-streams"
 import { fromUtf8, toUtf8 } from "@smithy/core/serde"
 import * as Result from "effect/Result"
@@ -13,7 +14,7 @@ export const awsFraming: Framing = framing<Uint8Array>({
   begins: (piece) => (piece[0] === undefined ? "" : String.fromCharCode(piece[0])),
   text: (pieces) => toUtf8(joined(pieces)),
   parser: (sink) => {
-    const prelude = new Uint8Array(4)
+    const prelude = new Uint8Array(12)
     let filled = 0
     let message: Uint8Array | undefined
     let dead = false
@@ -37,9 +38,9 @@ export const awsFraming: Framing = framing<Uint8Array>({
         if (message === undefined) {
           at = fill(prelude, piece, at)
           if (filled < prelude.length) return
-          const length = new DataView(prelude.buffer).getUint32(0)
+          const length = lengthOf(prelude)
+          if (length === undefined) return broken("A message of the event stream is corrupt")
           if (length > sink.maxEventBytes) return broken(`An event is longer than ${sink.maxEventBytes} bytes`)
-          if (length < shortest) return broken("A message of the event stream is corrupt")
           message = new Uint8Array(length)
           message.set(prelude)
         }
@@ -58,6 +59,15 @@ export const awsFraming: Framing = framing<Uint8Array>({
 
 // Two lengths and two checksums.
 const shortest = 16
+
+/** The length of a message, if its prelude is sound: nobody shall wait for bytes that a broken length promises. */
+const lengthOf = (prelude: Uint8Array): number | undefined => {
+  const view = new DataView(prelude.buffer)
+  const length = view.getUint32(0)
+  const checksum = new Crc32()
+  checksum.update(prelude.subarray(0, 8))
+  return checksum.digestSync() === view.getUint32(8) && length >= shortest ? length : undefined
+}
 
 const decode = (message: Uint8Array) => Result.try(() => codec.decode(message))
 

@@ -63,6 +63,8 @@ export class Blocks {
   }
 
   tool(key: string, call: ToolCall, parts: Parts): void {
+    // A key that is used again belongs to another block.
+    this.close(key, parts)
     this.emitted = true
     this.called = true
     this.open.set(key, { type: "tool", call, text: "" })
