@@ -5,16 +5,17 @@ import type * as Prompt from "effect/ai/Prompt"
  * more than eight characters on average, so the count is below that of every model; what has no text (images, files) is not counted. Most
  * prompts are settled by their length: a token has at least one character.
  */
-export const exceeds = (prompt: Prompt.Prompt, contextWindow: number): boolean => {
-  const texts = textsOf(prompt)
-  const length = texts.reduce((sum, text) => sum + text.length, 0)
-  if (length <= contextWindow) return false
-  let tokens = 0
-  for (const text of texts) {
-    tokens += atLeast(text)
-    if (tokens > contextWindow) return true
+export const exceeds = (prompt: Prompt.Prompt, contextWindow: number): boolean =>
+  sum(prompt, (text) => text.length) > contextWindow && sum(prompt, atLeast) > contextWindow
+
+// Asked for every step of every request, so nothing is allocated.
+const sum = (prompt: Prompt.Prompt, count: (text: string) => number): number => {
+  let total = 0
+  for (const { content } of prompt.content) {
+    if (typeof content === "string") total += count(content)
+    else for (const part of content) if (part.type === "text") total += count(part.text)
   }
-  return false
+  return total
 }
 
 const atLeast = (text: string): number => {
@@ -33,10 +34,3 @@ const atLeast = (text: string): number => {
   }
   return Math.max(words, Math.floor(characters / 8))
 }
-
-const textsOf = (prompt: Prompt.Prompt): ReadonlyArray<string> =>
-  prompt.content.flatMap((message) =>
-    typeof message.content === "string"
-      ? [message.content]
-      : message.content.flatMap((part) => (part.type === "text" ? [part.text] : []))
-  )
