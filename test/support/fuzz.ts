@@ -45,7 +45,7 @@ const oddities: ReadonlyArray<(random: Random) => unknown> = [
   () => [null],
   ({ below }) => below(10),
   ({ below }) => "x".repeat(below(100_000)),
-  ({ below }) => JSON.parse(nested(below(200))),
+  ({ below }) => JSON.parse(nested(below(2000))),
   () => ({ error: { message: "?" } }),
   () => ({ type: "error" })
 ]

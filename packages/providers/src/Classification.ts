@@ -395,4 +395,4 @@ export const describe = (text: string): string => {
 const maxDescription = 300
 const unprintable = /[\p{Cc}\p{Cf}]+/gu
 const keyLike =
-  /\b(?:sk|pk|rk|gsk|xai|nvapi|hf|AIza)[-_]?[A-Za-z0-9][A-Za-z0-9_-]{15,}|\b[Bb]earer [A-Za-z0-9._~+/-]{8,}=*/g
+  /\b(?:sk|pk|rk|gsk|xai|nvapi|hf|AIza|ABSK|bedrock-api-key|ya29)[-_.]?[A-Za-z0-9][A-Za-z0-9_-]{15,}|\b[Bb]earer [A-Za-z0-9._~+/-]{8,}=*/g

@@ -23,7 +23,7 @@ export * as Fault from "./Fault.ts"
  */
 export * as ScriptedProvider from "./ScriptedProvider.ts"
 /**
- * A real HTTP server that speaks the protocols of OpenAI and Anthropic and misbehaves on command.
+ * A real HTTP server that speaks the protocols of OpenAI, Anthropic, Bedrock and Gemini and misbehaves on command.
  *
  * @since 0.1.0
  */

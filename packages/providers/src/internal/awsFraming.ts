@@ -79,7 +79,7 @@ const announce = (message: { readonly headers: MessageHeaders; readonly body: Ui
   const body = toUtf8(message.body)
   switch (text(":message-type")) {
     case "exception":
-      return sink.event("error", JSON.stringify({ ...fieldsOf(body), type: text(":exception-type") }))
+      return sink.event("error", Json.textOf({ ...fieldsOf(body), type: text(":exception-type") }))
     case "error":
       return sink.event("error", JSON.stringify({ message: text(":error-message"), type: text(":error-code") }))
     default:

@@ -58,7 +58,7 @@ export const decoder = (reply: Reply): Decoder => {
   }
 
   const end = (response: Json.JsonObject, parts: Parts): ProviderError.ProviderError | undefined => {
-    if (Json.isObject(response["error"])) return reply.classify(JSON.stringify({ error: response["error"] }))
+    if (Json.isObject(response["error"])) return reply.classify(Json.textOf({ error: response["error"] }))
     blocks.closeAll(parts)
     const finish = Answer.endOf(response, { empty: !blocks.emitted, calls: blocks.called, refusal }, reply)
     if (Result.isFailure(finish)) return finish.failure
