@@ -158,6 +158,25 @@ fallback_chain:
     })
   )
 
+  it.live("makes steps of every protocol, and an environment of its own for one of them", () =>
+    Effect.gen(function* () {
+      const upstream = yield* Upstream.make({ answer: (question) => `${question.protocol} here`, apiKey: "k" })
+      const names = ["openai", "openai-responses", "anthropic", "bedrock", "gemini", "frankfurt"]
+      const keys = { OPENAI_API_KEY: "k", ANTHROPIC_API_KEY: "k", GEMINI_API_KEY: "k", AWS_BEARER_TOKEN_BEDROCK: "k" }
+      for (const name of names) {
+        const layer = LlmResilience.layerConfig({
+          config: { fallbackChain: [{ provider: name, model: "model-1", baseUrl: upstream.baseUrl }] },
+          providers: { ...Providers.registry, frankfurt: Providers.bedrock({ region: "eu-central-1" }) }
+        }).pipe(Layer.provide([FetchHttpClient.layer, environment({ ...keys, AWS_REGION: "us-east-1" })]))
+
+        const { served, text } = yield* Effect.provide(LlmResilience.generate({ prompt: "Hi" }), layer)
+
+        assert.strictEqual(text, `${name === "frankfurt" ? "bedrock" : name} here`)
+        assert.strictEqual(served.provider, name)
+      }
+    })
+  )
+
   it.effect.each([
     ["openai", {}, "OPENAI_API_KEY"],
     ["openai", { OPENAI_API_KEY: "" }, "OPENAI_API_KEY"],
