@@ -237,6 +237,21 @@ describe("AiSdk", () => {
     })
   )
 
+  it.effect("gives the JSON that the model marks among its drafts", () =>
+    Effect.gen(function* () {
+      const content = ["draft", '{"city":"Rome"}'].map((text) => ({ type: "text" as const, text }))
+      const model = () =>
+        AiSdk.make(
+          new MockLanguageModelV4({ doGenerate: result({ content, structuredOutputText: '{"city":"Rome"}' }) })
+        )
+      const schema = Schema.Struct({ city: Schema.String })
+      const json = LlmRequest.make({ prompt: "Where?", responseFormat: { type: "json", objectName: "a", schema } })
+
+      assert.strictEqual((yield* model().generate(json)).text, '{"city":"Rome"}')
+      assert.strictEqual((yield* model().generate(hi)).text, 'draft{"city":"Rome"}')
+    })
+  )
+
   it.effect("reads a stream, and leaves out what it does not know", () =>
     Effect.gen(function* () {
       const provider = streaming([

@@ -50,6 +50,7 @@ describe("The fixture runner", () => {
     Effect.gen(function* () {
       const wrong = yield* replay(fixture({ expect: { class: "auth" } }), "whole")
       const other = yield* replay(fixture({ expect: { class: "auth", classAlternatives: ["rate_limit"] } }), "whole")
+      const strange = yield* replay(fixture({ api: "telepathy" }), "whole")
       const late = yield* replay(
         fixture({ expect: { class: "rate_limit", retryAfterMs: 1, failover: false } }),
         "split"
@@ -57,6 +58,7 @@ describe("The fixture runner", () => {
 
       assert.isFalse(wrong.agrees)
       assert.isTrue(other.agrees)
+      assert.deepInclude(strange, { agrees: false, class: "none", detail: "No adapter speaks telepathy" })
       assert.deepStrictEqual(late.differences, [
         "retry after: expected 1, got 7000",
         "falls over: expected false, got true"

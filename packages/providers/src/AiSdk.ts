@@ -137,7 +137,9 @@ export const make = (given: Model, options?: Options): Provider.Provider => {
               : model.doGenerate({ ...Request.before(call), abortSignal }),
           catch: failed
         })
-        const content = yield* Effect.fromResult(Answer.read(result, answer))
+        const content = yield* Effect.fromResult(
+          Answer.read(result, { ...answer, json: request.responseFormat.type === "json" })
+        )
         return { content }
       }),
     stream: (request) =>

@@ -78,8 +78,10 @@ export interface Options extends Connection.Options {
  * @since 0.1.0
  */
 export const make = (options: Options): Effect.Effect<Provider.Provider, never, HttpClient.HttpClient> => {
-  const structuredOutput = options.structuredOutput ?? (/gemini-[12]\b/.test(options.model) ? "tool" : "native")
-  const wantsSignatures = /gemini-(?:[3-9]|\d\d)/.test(options.model)
+  const isOld = /gemini-[12]\b/.test(options.model)
+  const structuredOutput = options.structuredOutput ?? (isOld ? "tool" : "native")
+  // Names without a generation (`gemini-flash-latest`) mean the youngest.
+  const wantsSignatures = /gemini/.test(options.model) && !isOld
   const name = options.model.replace(/^models\//, "")
   const path = `/models/${encodeURIComponent(name)}`
   return Adapter.make(

@@ -29,8 +29,9 @@ export const read = (
     readonly finishReason: LanguageModelV4FinishReason
     readonly usage: LanguageModelV3Usage
     readonly response?: object | undefined
+    readonly structuredOutputText?: string | undefined
   },
-  at: Named & { readonly model: string; readonly now: number }
+  at: Named & { readonly model: string; readonly now: number; readonly json: boolean }
 ): Result.Result<ReadonlyArray<Response.PartEncoded>, ProviderError.ProviderError> => {
   const parts: Array<Response.PartEncoded> = []
   // What a package of somebody else gives is of the declared type, or not.
@@ -42,11 +43,17 @@ export const read = (
     if (Result.isFailure(read)) return Result.fail(read.failure)
     parts.push(...read.success)
   }
+  // A model that drafts before it answers says which of its words are the JSON.
+  const structured = at.json ? Json.string(answer.structuredOutputText) : undefined
+  const said =
+    structured === undefined
+      ? parts
+      : [...parts.filter((part) => part.type !== "text"), { type: "text" as const, text: structured }]
   const withheld = failureOf(answer.finishReason, parts.length === 0, at)
   if (withheld !== undefined) return Result.fail(withheld)
   return Result.succeed([
     metadata(Json.object(answer.response), at),
-    ...parts,
+    ...said,
     finish(answer.finishReason, answer.usage)
   ])
 }
