@@ -237,6 +237,40 @@ describe("AiSdk", () => {
     })
   )
 
+  it.effect("gives what a text cites, once", () =>
+    Effect.gen(function* () {
+      const source = {
+        type: "source",
+        sourceType: "url",
+        id: "1",
+        url: "https://example.com/",
+        title: "Example"
+      } as const
+      const other = { ...source, id: "2" }
+      const citations = [{ source }, { source: other }]
+      const whole = AiSdk.make(
+        new MockLanguageModelV4({ doGenerate: result({ content: [source, { type: "text", text: "x", citations }] }) })
+      )
+      const stream = streaming([
+        source,
+        { type: "text-start", id: "0" },
+        { type: "text-delta", id: "0", delta: "x" },
+        { type: "text-end", id: "0", citations },
+        { type: "finish", finishReason, usage }
+      ])
+
+      const { content } = yield* whole.generate(hi)
+      const parts = yield* Stream.runCollect(stream.stream(hi))
+
+      for (const some of [content, parts]) {
+        assert.deepStrictEqual(
+          some.flatMap((part) => (part.type === "source" ? [part.id] : [])),
+          ["1", "2"]
+        )
+      }
+    })
+  )
+
   it.effect("gives the JSON that the model marks among its drafts", () =>
     Effect.gen(function* () {
       const content = ["draft", '{"city":"Rome"}'].map((text) => ({ type: "text" as const, text }))

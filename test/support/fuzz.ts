@@ -188,6 +188,8 @@ const fuzz = Effect.fnUntraced(function* (protocol: Protocol) {
 })
 
 const tried = await Effect.runPromise(Effect.forEach(protocols, fuzz))
+// What is still being drained has its moment to end.
+await Effect.runPromise(Effect.sleep("1 second"))
 globalThis.gc?.()
 const heap = Math.round(process.memoryUsage().heapUsed / 1e6)
 console.log(`${tried.reduce((sum, some) => sum + some, 0)} inputs in all; ${heap} MB of heap in use at the end`)

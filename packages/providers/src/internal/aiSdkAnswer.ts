@@ -53,7 +53,7 @@ export const read = (
   if (withheld !== undefined) return Result.fail(withheld)
   return Result.succeed([
     metadata(Json.object(answer.response), at),
-    ...said,
+    ...said.filter(unseen()),
     finish(answer.finishReason, answer.usage)
   ])
 }
@@ -66,7 +66,10 @@ const contentParts = (
 ): Result.Result<ReadonlyArray<Response.PartEncoded>, ProviderError.ProviderError> => {
   switch (content.type) {
     case "text":
-      return Result.succeed(content.text === "" ? [] : [{ type: "text", text: content.text, ...tagged(content) }])
+      return Result.succeed([
+        ...(content.text === "" ? [] : [{ type: "text" as const, text: content.text, ...tagged(content) }]),
+        ...citations(content, id)
+      ])
     case "reasoning":
       return Result.succeed([{ type: "reasoning", text: content.text, ...tagged(content) }])
     default:
@@ -119,6 +122,14 @@ const file = (mediaType: string, data: unknown): ReadonlyArray<Response.FilePart
   if (bytes instanceof Uint8Array) return [{ type: "file", mediaType, data: Base64.encode(bytes) }]
   return typeof bytes === "string" ? [{ type: "file", mediaType, data: bytes }] : []
 }
+
+/** What a text cites. Providers may list the same pages beside it; an id tells that they are the same. */
+const citations = (part: object, index: string): ReadonlyArray<Source> =>
+  Json.array("citations" in part ? part.citations : undefined).flatMap((citation, at) => {
+    const { source: cited } = Json.object(citation)
+    // The specification has the same type here as for what is retrieved.
+    return Json.isObject(cited) ? source(cited as unknown as Parameters<typeof source>[0], `${index}_${at}`) : []
+  })
 
 const source = (part: Extract<Content, { readonly type: "source" }>, index: string): ReadonlyArray<Source> => {
   if (part.sourceType === "url") return Sources.page(part.id || `source_${index}`, part.url, part.title)
@@ -195,10 +206,21 @@ const counted = <K extends string>(counts: { readonly [key in K]: unknown }): { 
     readonly [key in K]?: number
   }
 
+const unseen = () => {
+  const seen = new Set<string>()
+  return (part: { readonly type: string; readonly id?: unknown }): boolean => {
+    if (part.type !== "source" || typeof part.id !== "string") return true
+    const isNew = !seen.has(part.id)
+    seen.add(part.id)
+    return isNew
+  }
+}
+
 /** Reads the parts of one streamed answer, one after the other. */
 export const reader = (at: Named & { readonly model: string; readonly now: number }) => {
   let emitted = false
   let sources = 0
+  const isNew = unseen()
   // Calls of tools that the provider runs itself.
   const foreign = new Set<string>()
   return (
@@ -208,9 +230,13 @@ export const reader = (at: Named & { readonly model: string; readonly now: numbe
     ProviderError.ProviderError | { readonly error: unknown }
   > => {
     switch (part.type) {
+      case "text-end":
+        return Result.succeed([
+          { type: part.type, id: part.id, ...tagged(part) },
+          ...citations(part, String(sources++)).filter(isNew)
+        ])
       case "text-start":
       case "reasoning-start":
-      case "text-end":
       case "reasoning-end":
         return Result.succeed([{ type: part.type, id: part.id, ...tagged(part) }])
       case "text-delta":
@@ -241,7 +267,7 @@ export const reader = (at: Named & { readonly model: string; readonly now: numbe
       case "tool-call": {
         const parts = rest(part, String(sources++), undefined, at)
         emitted ||= Result.isSuccess(parts) && parts.success.length > 0
-        return parts
+        return Result.map(parts, (some) => some.filter(isNew))
       }
       // `stream-start`, pings, raw chunks, and whatever else a later version has.
       default:
