@@ -207,6 +207,7 @@ describe("OpenAiResponses", () => {
         const { content } = yield* generated(
           response([
             { type: "reasoning", id: "rs_1", summary: [{ text: "Hm." }, { text: "So." }], encrypted_content: "sealed" },
+            { type: "reasoning", id: "rs_2", summary: [] },
             { type: "web_search_call", id: "ws_1", status: "completed" },
             message(
               text("Here.", [
@@ -228,7 +229,7 @@ describe("OpenAiResponses", () => {
             metadata: { "openai-responses": { encryptedContent: "sealed", itemId: "rs_1" } }
           },
           { type: "text", text: "Here." },
-          { type: "source", sourceType: "url", id: "source_2_0_0", url: "https://example.com/", title: "Example" },
+          { type: "source", sourceType: "url", id: "source_3_0_0", url: "https://example.com/", title: "Example" },
           { type: "tool-call", id: "call_1", name: "weather", params: { city: "Rome" } },
           { type: "file", mediaType: "image/webp", data: "AQID" },
           {

@@ -42,8 +42,12 @@ const itemParts = (item: Json.JsonObject, index: number): ReadonlyArray<Response
           ...Json.array(annotations).flatMap((annotation, each) => source(annotation, `${index}_${at}_${each}`))
         ]
       })
-    case "reasoning":
-      return [{ type: "reasoning", text: reasoningText(item), ...reasoningMetadata(item) }]
+    case "reasoning": {
+      const text = reasoningText(item)
+      const metadata = reasoningMetadata(item)
+      // Most models think without saying what.
+      return text === "" && metadata.metadata === undefined ? [] : [{ type: "reasoning", text, ...metadata }]
+    }
     case "function_call": {
       const params = parametersOf(item["arguments"])
       return Option.isNone(params)
