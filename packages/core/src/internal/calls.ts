@@ -6,9 +6,10 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Stream from "effect/Stream"
+import * as Cost from "../Cost.ts"
 import * as LlmResponse from "../LlmResponse.ts"
 import * as Policy from "../Policy.ts"
-import type { Failure, Price, Provider } from "../Provider.ts"
+import type { Failure, Provider } from "../Provider.ts"
 import type { Hub, Of } from "../ResilienceEvent.ts"
 import { monotonic } from "./monotonic.ts"
 
@@ -135,21 +136,9 @@ const called = (
     firstContentAfter: firstContentAfter === undefined ? undefined : Duration.millis(firstContentAfter),
     error,
     usage: finish?.usage,
-    costUsd: price === undefined || finish === undefined ? undefined : costUsd(price, finish.usage),
+    costUsd: price === undefined || finish === undefined ? undefined : Cost.ofUsage(finish.usage, price),
     finishReason: finish?.reason,
     responseModel: metadata?.modelId,
     responseId: metadata?.id
   }
-}
-
-/** What an answer cost, as far as its usage is known. */
-export const costUsd = (price: Price, { inputTokens, outputTokens }: LlmResponse.Usage): number => {
-  const cached = inputTokens.cacheRead ?? 0
-  const fresh = Math.max(0, (inputTokens.total ?? 0) - cached)
-  return (
-    (fresh * price.inputPerMillion +
-      cached * (price.cachedInputPerMillion ?? price.inputPerMillion) +
-      (outputTokens.total ?? 0) * price.outputPerMillion) /
-    1_000_000
-  )
 }
