@@ -205,7 +205,8 @@ describe("Chaos", () => {
     Effect.gen(function* () {
       const model = yield* ScriptedProvider.make({ script: [ScriptedProvider.answer("ok")] })
       const chaos = yield* Chaos.make({ rules: [{ fault: Chaos.error("ServerError") }] })
-      const ask = Effect.map(Effect.exit(chaos.guard(model).generate(request)), kindOf)
+      const shaken = yield* chaos.guard(model)
+      const ask = Effect.map(Effect.exit(shaken.generate(request)), kindOf)
 
       const off = yield* Effect.provideService(ask, Chaos.Enabled, false)
       const on = yield* ask
@@ -215,7 +216,7 @@ describe("Chaos", () => {
 
       assert.deepStrictEqual([off, on, changed, yield* ask], ["Success", "ServerError", "Overloaded", "Success"])
       assert.strictEqual(yield* chaos.injected, 2)
-    })
+    }).pipe(Effect.scoped)
   )
 
   it.effect("publishes every injection, and the chain copes", () =>

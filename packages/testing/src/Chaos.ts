@@ -97,14 +97,14 @@ export interface Options {
  *
  * **Details**
  *
- * `guard` puts it around a provider; several may share one. `setRules` replaces the rules from the next call on, and their times
+ * `guard` is the policy that puts it around a provider; several may share one. `setRules` replaces the rules from the next call on, and their times
  * count from then; an empty list is peace. `injected` counts what was injected so far.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Chaos {
-  readonly guard: (self: Provider.Provider) => Provider.Provider
+  readonly guard: Policy.Policy
   readonly setRules: (rules: ReadonlyArray<Rule>) => Effect.Effect<void>
   readonly injected: Effect.Effect<number>
 }
@@ -167,7 +167,7 @@ export const Enabled = Context.Reference<boolean>("@llm-resilience/testing/Chaos
 export const policy =
   (options?: Options): Policy.Policy =>
   (self) =>
-    Effect.map(make(options), (chaos) => chaos.guard(self))
+    Effect.flatMap(make(options), (chaos) => chaos.guard(self))
 
 /**
  * Creates chaos with a handle.
@@ -179,14 +179,13 @@ export const make = (options?: Options): Effect.Effect<Chaos> => {
   const seed = options?.seed ?? 0
   const first = (options?.rules ?? []).map(checked)
   return Effect.gen(function* () {
-    const hub = yield* ResilienceEvent.CurrentHub
     const clock = yield* Clock.Clock
     let rules = first
     let since = monotonic(clock)
     let calls = 0
     let injected = 0
 
-    const struck = (request: LlmRequest, provider: string): Effect.Effect<Struck> =>
+    const struck = (hub: ResilienceEvent.Hub, provider: string, request: LlmRequest): Effect.Effect<Struck> =>
       Effect.withFiber((fiber) => {
         const d = dice(seed, calls++)
         if (rules.length === 0 || !fiber.getRef(Enabled)) return Effect.succeed(spared)
@@ -206,22 +205,23 @@ export const make = (options?: Options): Effect.Effect<Chaos> => {
       })
 
     return {
-      guard: (self) => ({
-        ...self,
-        keepsDeadline: false,
-        generate: (request) =>
-          Effect.flatMap(struck(request, self.id), (struck) =>
-            struck === spared ? self.generate(request) : after(struck.millis, whole(self, request, struck))
-          ),
-        stream: (request) =>
-          Stream.unwrap(
-            Effect.flatMap(struck(request, self.id), (struck) =>
-              struck === spared
-                ? Effect.succeed(self.stream(request))
-                : after(struck.millis, Effect.succeed(streamed(self, request, struck)))
+      guard: (self) =>
+        Effect.map(ResilienceEvent.CurrentHub, (hub) => ({
+          ...self,
+          keepsDeadline: false,
+          generate: (request) =>
+            Effect.flatMap(struck(hub, self.id, request), (struck) =>
+              struck === spared ? self.generate(request) : after(struck.millis, whole(self, request, struck))
+            ),
+          stream: (request) =>
+            Stream.unwrap(
+              Effect.flatMap(struck(hub, self.id, request), (struck) =>
+                struck === spared
+                  ? Effect.succeed(self.stream(request))
+                  : after(struck.millis, Effect.succeed(streamed(self, request, struck)))
+              )
             )
-          )
-      }),
+        })),
       setRules: (next) => {
         const ready = next.map(checked)
         return Clock.clockWith((clock) =>

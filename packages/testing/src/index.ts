@@ -1,4 +1,10 @@
 /**
+ * Alert rules, evaluated over what happened.
+ *
+ * @since 0.1.0
+ */
+export * as Alert from "./Alert.ts"
+/**
  * What an upstream answers when nothing is wrong.
  *
  * @since 0.1.0
@@ -10,6 +16,24 @@ export * as Answer from "./Answer.ts"
  * @since 0.1.0
  */
 export * as Chaos from "./Chaos.ts"
+/**
+ * A game day: an incident that is rehearsed on purpose.
+ *
+ * @since 0.1.0
+ */
+export * as Drill from "./Drill.ts"
+/**
+ * What a drill showed, as data, JSON and Markdown.
+ *
+ * @since 0.1.0
+ */
+export * as DrillReport from "./DrillReport.ts"
+/**
+ * Six drills that are ready to use.
+ *
+ * @since 0.1.0
+ */
+export * as Drills from "./Drills.ts"
 /**
  * The ways in which an upstream fails.
  *

@@ -210,8 +210,9 @@ export const make = (
 const wellWithin = (plan: Plan, step: number): number => {
   const { breaker, hedge, timeouts } = plan.steps[step] ?? {}
   const slow = breaker === undefined || breaker.trip._tag === "Consecutive" ? undefined : breaker.trip.slowAfter
-  const limits = [slow ?? Infinity, timeouts?.attempt ?? Infinity, timeouts?.firstToken ?? Infinity, 2000]
-  return Math.min(...limits, breaker?.probeLease ?? Infinity, hedge ?? Infinity, plan.chain.hedge ?? Infinity) / 4
+  const { attempt, firstToken } = timeouts ?? {}
+  const limits = [slow, attempt, firstToken, breaker?.probeLease, hedge, plan.chain.hedge, plan.health?.timeout]
+  return Math.min(2000, ...limits.map((limit) => limit ?? Infinity)) / 4
 }
 
 type Parts = readonly [LlmResponse.LlmStreamPart, ...Array<LlmResponse.LlmStreamPart>]

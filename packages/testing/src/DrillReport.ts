@@ -1,0 +1,295 @@
+/**
+ * What a drill showed: the verdict, expectation by expectation, the figures, and a timeline, as data, JSON and Markdown.
+ *
+ * @since 0.1.0
+ */
+import * as Attempt from "@llm-resilience/core/Attempt"
+import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
+import * as Duration from "effect/Duration"
+import * as Alert from "./Alert.ts"
+import type { Drill } from "./Drill.ts"
+
+/**
+ * Something that happened, in milliseconds since the start.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Line {
+  readonly at: number
+  readonly text: string
+}
+
+/**
+ * What became of one expectation.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Verdict {
+  readonly expectation: string
+  readonly passed: boolean
+  readonly found: string
+}
+
+/**
+ * The report.
+ *
+ * **Details**
+ *
+ * Times are milliseconds. `served` counts answers by who gave them, the `cache` included; `events` counts by name.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DrillReport {
+  readonly name: string
+  readonly about: string
+  readonly passed: boolean
+  readonly verdicts: ReadonlyArray<Verdict>
+  readonly figures: {
+    readonly requests: number
+    readonly answered: number
+    readonly failed: number
+    readonly served: { readonly [provider: string]: number }
+    readonly latency: { readonly p50: number; readonly p95: number; readonly p99: number }
+    readonly events: { readonly [name: string]: number }
+  }
+  readonly alerts: ReadonlyArray<{ readonly name: string; readonly firedAt: ReadonlyArray<number> }>
+  readonly timeline: ReadonlyArray<Line>
+}
+
+/**
+ * Judges what happened.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: {
+  readonly drill: Drill
+  readonly events: ReadonlyArray<Alert.Noted>
+  readonly acts: ReadonlyArray<Line>
+  readonly until: number
+  readonly alerts?: ReadonlyArray<Alert.Alert> | undefined
+}): DrillReport => {
+  const { acts, drill, events, until } = options
+  const alerts = (options.alerts ?? Alert.defaults).map((alert) => ({
+    name: alert.name,
+    firedAt: Alert.fired(alert, events, until)
+  }))
+  const counted = new Map<string, number>()
+  for (const { event } of events) counted.set(event._tag, (counted.get(event._tag) ?? 0) + 1)
+  const ended = events.flatMap(requestOf)
+  const verdicts = drill.expectations.map((expectation) => judge(expectation, events, ended, alerts))
+  const told = events.flatMap(({ at, event }) => {
+    const text = landmark(event) ? tell(event) : undefined
+    return text === undefined ? [] : [{ at, text }]
+  })
+  const rang = alerts.flatMap(({ firedAt, name }) => firedAt.map((at) => ({ at, text: `alert "${name}" fires` })))
+  return {
+    name: drill.name,
+    about: drill.about,
+    passed: verdicts.every(({ passed }) => passed),
+    verdicts,
+    figures: {
+      requests: ended.length,
+      answered: ended.filter(({ by }) => by !== undefined).length,
+      failed: ended.filter(({ by }) => by === undefined).length,
+      served: Object.fromEntries(
+        [...Map.groupBy(ended, ({ by }) => by ?? "")].flatMap(([by, all]) => (by === "" ? [] : [[by, all.length]]))
+      ),
+      latency: { p50: percentile(ended, 0.5), p95: percentile(ended, 0.95), p99: percentile(ended, 0.99) },
+      events: Object.fromEntries(counted)
+    },
+    alerts,
+    timeline: [...acts, ...told, ...rang].toSorted((left, right) => left.at - right.at)
+  }
+}
+
+interface Ended {
+  readonly at: number
+  readonly by: string | undefined
+  readonly millis: number
+}
+
+const requestOf = ({ at, event }: Alert.Noted): ReadonlyArray<Ended> => {
+  if (event._tag === "RequestFailed") return [{ at, by: undefined, millis: Duration.toMillis(event.duration) }]
+  if (event._tag !== "RequestAnswered") return []
+  const { from, provider } = event.served
+  return [{ at, by: from === "cache" ? "cache" : provider, millis: Duration.toMillis(event.duration) }]
+}
+
+const percentile = (ended: ReadonlyArray<Ended>, share: number): number => {
+  const sorted = ended.flatMap(({ by, millis }) => (by === undefined ? [] : [millis])).toSorted((a, b) => a - b)
+  return Math.round(sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0)
+}
+
+type Expectation = Drill["expectations"][number]
+
+const judge = (
+  expectation: Expectation,
+  events: ReadonlyArray<Alert.Noted>,
+  ended: ReadonlyArray<Ended>,
+  alerts: DrillReport["alerts"]
+): Verdict => {
+  if ("alert" in expectation) {
+    const { alert, of, within } = expectation
+    const from = Duration.toMillis(of)
+    const at = alerts.find(({ name }) => name === alert)?.firedAt.find((at) => at >= from)
+    return {
+      expectation: `the alert "${alert}" fires within ${Duration.format(within)} of ${Duration.format(of)}`,
+      passed: at !== undefined && at - from <= Duration.toMillis(within),
+      found: at === undefined ? "it did not" : `after ${seconds(at - from)}`
+    }
+  }
+  const from = expectation.after === undefined ? 0 : Duration.toMillis(expectation.after)
+  const until = expectation.until === undefined ? Infinity : Duration.toMillis(expectation.until)
+  const inside = ({ at }: { readonly at: number }): boolean => at >= from && at <= until
+  const requests = ended.filter(inside)
+  const answers = requests.filter(({ by }) => by !== undefined)
+  const during = `${from === 0 ? "" : ` from ${seconds(from)} on`}${until === Infinity ? "" : ` until ${seconds(until)}`}`
+  if ("answered" in expectation) {
+    const share = requests.length === 0 ? 0 : answers.length / requests.length
+    return {
+      expectation: `at least ${percent(expectation.answered)} of the requests are answered${during}`,
+      passed: share >= expectation.answered,
+      found: `${percent(share)} (${answers.length} of ${requests.length})`
+    }
+  }
+  if ("share" in expectation) {
+    const by = answers.filter((answer) => answer.by === expectation.share).length
+    const share = answers.length === 0 ? 0 : by / answers.length
+    return {
+      expectation: `at least ${percent(expectation.atLeast)} of the answers come from ${expectation.share}${during}`,
+      passed: share >= expectation.atLeast,
+      found: percent(share)
+    }
+  }
+  if ("latency" in expectation) {
+    const millis = percentile(requests, Number(expectation.latency.slice(1)) / 100)
+    return {
+      expectation: `the ${expectation.latency} is at most ${Duration.format(expectation.atMost)}${during}`,
+      passed: answers.length > 0 && millis <= Duration.toMillis(expectation.atMost),
+      found: seconds(millis)
+    }
+  }
+  if ("metric" in expectation) {
+    const count = events.filter((noted) => inside(noted) && noted.event._tag === expectation.metric).length
+    return {
+      expectation: `the metric ${expectation.metric} shows at least ${expectation.atLeast}${during}`,
+      passed: count >= expectation.atLeast,
+      found: String(count)
+    }
+  }
+  if ("log" in expectation) {
+    const line = events.find((noted) => inside(noted) && tell(noted.event)?.includes(expectation.log) === true)
+    return {
+      expectation: `the log says "${expectation.log}"${during}`,
+      passed: line !== undefined,
+      found: line === undefined ? "it does not" : `"${tell(line.event)}"`
+    }
+  }
+  const given = events.filter(
+    ({ at, event }) => inside({ at }) && event._tag === "NoticeGiven" && event.notice._tag === expectation.notice
+  ).length
+  return {
+    expectation: `users are told: ${expectation.notice}${during}`,
+    passed: given > 0,
+    found: given === 0 ? "they were not" : `${given} of them`
+  }
+}
+
+/**
+ * Says in a line of a log what an event means, or `undefined` for those that only count.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const tell = (event: ResilienceEvent): string | undefined => {
+  switch (event._tag) {
+    case "AttemptFailed": {
+      const then = event.decision.fallOver === "no" ? "goes up" : "falls over"
+      return `${Attempt.format(event.attempt)}, ${then}`
+    }
+    case "StepSkipped":
+      return `${event.provider} is skipped: ${event.reason._tag}`
+    case "FellBack":
+      return `${event.from} hands over to ${event.to}`
+    case "Retried":
+      return `${event.provider} is asked again in ${Attempt.brief(event.delay)}`
+    case "CircuitChanged":
+      return `circuit of ${event.provider}: ${event.from} -> ${event.to}`
+    case "CooledDown":
+      return `${event.provider} rests for ${Attempt.brief(event.duration)}`
+    case "Isolated":
+      return `${event.provider} is isolated: ${event.because}`
+    case "HealthChanged":
+      return `${event.provider} is ${event.to}: ${event.because}`
+    case "CacheHit":
+      return `the cache serves an answer that is ${Attempt.brief(event.age)} old`
+    case "RequestFailed":
+      return `no answer: ${event.error.message}`
+    default:
+      return undefined
+  }
+}
+
+// What a timeline of a minute can hold.
+const landmark = ({ _tag }: ResilienceEvent): boolean => _tag === "CircuitChanged" || _tag === "HealthChanged"
+
+const seconds = (millis: number): string => `${(millis / 1000).toFixed(1)} s`
+
+const percent = (share: number): string => `${(Math.floor(share * 10_000) / 100).toFixed(2).replace(/\.?0+$/, "")} %`
+
+/**
+ * Writes a report as Markdown.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const toMarkdown = (report: DrillReport): string => {
+  const { figures } = report
+  const { latency } = figures
+  const row = (...cells: ReadonlyArray<string>) => `| ${cells.join(" | ")} |`
+  return [
+    `# Drill: ${report.name}`,
+    "",
+    report.about,
+    "",
+    `**Verdict: ${report.passed ? "passed" : "FAILED"}**`,
+    "",
+    row("", "expectation", "found"),
+    row("---", "---", "---"),
+    ...report.verdicts.map(({ expectation, found, passed }) =>
+      row(passed ? "passed" : "**FAILED**", expectation, found)
+    ),
+    "",
+    "## Figures",
+    "",
+    row("requests", "answered", "failed", "p50", "p95", "p99"),
+    row("---", "---", "---", "---", "---", "---"),
+    row(
+      ...[figures.requests, figures.answered, figures.failed].map(String),
+      ...[latency.p50, latency.p95, latency.p99].map(seconds)
+    ),
+    "",
+    row("served by", "answers"),
+    row("---", "---"),
+    ...Object.entries(figures.served).map(([name, count]) => row(name, String(count))),
+    "",
+    "## Timeline",
+    "",
+    "```",
+    ...report.timeline.map(({ at, text }) => `${seconds(at).padStart(8)}  ${text}`),
+    "```",
+    ""
+  ].join("\n")
+}
+
+/**
+ * Writes a report as JSON.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const toJson = (report: DrillReport): string => JSON.stringify(report, undefined, 2)
