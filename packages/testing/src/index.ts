@@ -41,6 +41,12 @@ export * as Drills from "./Drills.ts"
  */
 export * as Fault from "./Fault.ts"
 /**
+ * What users will see in a month with this chain, this traffic and these providers.
+ *
+ * @since 0.1.0
+ */
+export * as Forecast from "./Forecast.ts"
+/**
  * A provider that follows a script and remembers its calls, for tests on any clock.
  *
  * @since 0.1.0

@@ -1,0 +1,85 @@
+import type { Outlook } from "../Forecast.ts"
+
+const colors = ["#0b6e4f", "#c8553d", "#2d6cdf", "#8a5fbf", "#b8860b", "#4f5d75"]
+const width = 860
+const left = 70
+const right = 20
+
+/** Draws what users will see: the share of answered requests for each day, and the latencies of each scenario. */
+export const chart = (outlooks: ReadonlyArray<Outlook>): string => {
+  const legend = outlooks.map(({ name }, index) => {
+    const y = 46 + 20 * index
+    return [
+      `<rect x="${left}" y="${y - 10}" width="12" height="12" fill="${colorOf(index)}"/>`,
+      text(left + 20, y, name)
+    ].join("")
+  })
+  const top = 66 + 20 * outlooks.length
+  const days = daily(outlooks, top)
+  const bars = latencies(outlooks, top + 250)
+  const height = top + 270 + bars.height
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="13">`,
+    `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
+    `<text x="${left}" y="22" font-size="16" font-weight="600" fill="#222">Requests answered, day by day</text>`,
+    ...legend,
+    days,
+    bars.svg,
+    "</svg>",
+    ""
+  ].join("\n")
+}
+
+const colorOf = (index: number): string => colors[index % colors.length] ?? "#222222"
+
+const daily = (outlooks: ReadonlyArray<Outlook>, top: number): string => {
+  const height = 190
+  const worst = Math.min(0.999, ...outlooks.flatMap(({ daily }) => daily))
+  const low = Math.floor(worst * 100) / 100
+  const days = Math.max(1, ...outlooks.map(({ daily }) => daily.length))
+  const x = (index: number) => left + ((index + 0.5) * (width - left - right)) / days
+  const y = (share: number) => top + height * (1 - (share - low) / (1 - low))
+  const marks = [low, (low + 1) / 2, 1].map((share) =>
+    [
+      `<line x1="${left}" y1="${y(share)}" x2="${width - right}" y2="${y(share)}" stroke="#dddddd"/>`,
+      text(left - 8, y(share) + 4, `${(100 * share).toFixed(1)} %`, "end")
+    ].join("")
+  )
+  const lines = outlooks.map(({ daily }, index) => {
+    const points = daily.map((share, at) => `${x(at).toFixed(1)},${y(share).toFixed(1)}`).join(" ")
+    const dash = ["", "7 4", "2 3"][Math.floor(index / 2) % 3] ?? ""
+    return `<polyline points="${points}" fill="none" stroke="${colorOf(index)}" stroke-width="2.2" stroke-dasharray="${dash}"/>`
+  })
+  const every = Math.max(1, Math.ceil(days / 10))
+  const numbers = Array.from({ length: days }, (_, at) => at)
+    .filter((at) => at % every === 0)
+    .map((at) => text(x(at), top + height + 20, `day ${at + 1}`, "middle"))
+  return [...marks, ...lines, ...numbers].join("\n")
+}
+
+const latencies = (
+  outlooks: ReadonlyArray<Outlook>,
+  top: number
+): { readonly svg: string; readonly height: number } => {
+  const longest = Math.max(1, ...outlooks.map(({ latency }) => latency.p99))
+  const scale = (width - left - right - 80) / longest
+  const rows = (["p50", "p95", "p99"] as const).flatMap((name, group) =>
+    outlooks.map(({ latency }, index) => {
+      const y = top + 14 + group * (outlooks.length * 18 + 14) + index * 18
+      const length = Math.max(1, latency[name] * scale)
+      return [
+        index === 0 ? text(left - 8, y + 12, name, "end") : "",
+        `<rect x="${left}" y="${y}" width="${length.toFixed(1)}" height="14" fill="${colorOf(index)}"/>`,
+        text(left + length + 6, y + 12, `${(latency[name] / 1000).toFixed(1)} s`)
+      ].join("")
+    })
+  )
+  const title = `<text x="${left}" y="${top}" font-size="16" font-weight="600" fill="#222">Time until the answer</text>`
+  return { svg: [title, ...rows].join("\n"), height: 3 * (outlooks.length * 18 + 14) }
+}
+
+const text = (x: number, y: number, words: string, anchor = "start"): string =>
+  `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" text-anchor="${anchor}" fill="#333">${escaped(words)}</text>`
+
+const escaped = (words: string): string =>
+  words.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;")
