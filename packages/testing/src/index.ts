@@ -11,6 +11,12 @@ export * as Alert from "./Alert.ts"
  */
 export * as Answer from "./Answer.ts"
 /**
+ * What a scripted provider was asked, in words and as an assertion.
+ *
+ * @since 0.1.0
+ */
+export * as Asked from "./Asked.ts"
+/**
  * Faults on purpose, around any provider, in tests and in production drills.
  *
  * @since 0.1.0
