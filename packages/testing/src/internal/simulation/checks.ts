@@ -264,8 +264,9 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   const checkHealth = (event: Extract<ResilienceEvent, { readonly _tag: "HealthChecked" }>): void => {
     const reference = steps[stepOf(event.provider)]?.breaker
     const { health } = plan
+    if (reference === undefined || health === undefined) return
     // A check that an inner chain refused says nothing.
-    if (reference === undefined || health === undefined || checked[stepOf(event.provider)] === "Unavailable") return
+    if (event.error === undefined && checked[stepOf(event.provider)] === "Unavailable") return
     const now = time.now()
     if (event.verdict === "bad") reference.hold(now, 1.2 * health.interval + health.timeout)
     if (event.verdict === "good") reference.halfOpen(now)
