@@ -2,11 +2,12 @@ import * as Decision from "@llm-resilience/core/Decision"
 import type { LlmRequest } from "@llm-resilience/core/LlmRequest"
 import type { LlmStreamPart, LlmResponse } from "@llm-resilience/core/LlmResponse"
 import type * as Policy from "@llm-resilience/core/Policy"
-import type { Failure, Provider } from "@llm-resilience/core/Provider"
+import type { Failure, Provider, Status } from "@llm-resilience/core/Provider"
 import * as ProviderError from "@llm-resilience/core/ProviderError"
 import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import type { VirtualTime } from "../../VirtualTime.ts"
 import type { Asked, Plan } from "./plan.ts"
@@ -83,7 +84,7 @@ export interface Checks {
   readonly accepted: (request: Marked) => void
   /** A step as it is built: what it holds has to be given back in the end. */
   readonly built: (provider: Provider) => void
-  readonly atRest: () => void
+  readonly atRest: Effect.Effect<void>
   readonly part: (live: Live, part: LlmStreamPart) => void
   readonly ended: (live: Live, exit: Exit.Exit<LlmResponse | void, Failure>) => void
   readonly counts: { answered: number; failed: number; left: number; cached: number; calls: number; opened: number }
@@ -115,6 +116,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   }))
   const built: Array<Provider> = []
   const checked: Array<Call["fault"]> = []
+  const underway: Array<Set<Call>> = []
 
   const resting = (step: number): Policy.Policy => {
     const { cooldown, hedge, retry } = plan.steps[step] ?? {}
@@ -268,8 +270,39 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     // A check that an inner chain refused says nothing.
     if (event.error === undefined && checked[stepOf(event.provider)] === "Unavailable") return
     const now = time.now()
-    if (event.verdict === "bad") reference.hold(now, 1.2 * health.interval + health.timeout)
+    if (event.verdict === "bad") reference.hold(now, 1.2 * Math.min(health.interval, 10_000) + health.timeout)
     if (event.verdict === "good") reference.halfOpen(now)
+  }
+
+  // Who waits at a gate, and for how many there is room.
+  const checkGate = (step: number, status: Status | undefined, atRest: boolean): void => {
+    const { adaptive, bulkhead } = plan.steps[step] ?? {}
+    if (adaptive === undefined && bulkhead === undefined) return
+    const load = status?.load
+    if (load === undefined) return violate("a gate says how full it is", nameOf(step))
+    const queue = Math.max(adaptive?.queue ?? 0, bulkhead?.queue ?? 0)
+    if (load.waiting > queue) violate("queues within their bounds", `${load.waiting} wait for ${nameOf(step)}`)
+    if (atRest && (load.inFlight > 0 || load.waiting > 0)) {
+      violate("everything is given back", `${nameOf(step)} has ${load.inFlight} calls and ${load.waiting} waiting`)
+    }
+  }
+  const lookAtGate = (step: number, atRest: boolean): Effect.Effect<void> =>
+    Effect.map(built.find(({ id }) => id === nameOf(step))?.status ?? Effect.succeed([]), ([status]) =>
+      checkGate(step, status, atRest)
+    )
+
+  // A request has one permit of the bulkhead, however many calls it makes; each call has one of the adaptive limit.
+  const checkPermits = (call: Call): void => {
+    const { adaptive, bulkhead } = plan.steps[call.step] ?? {}
+    const running = underway[call.step] ?? (underway[call.step] = new Set())
+    running.add(call)
+    const now = [...running].filter(({ leaving }) => !leaving)
+    if (bulkhead !== undefined && new Set(now.map(({ request }) => request)).size > bulkhead.permits) {
+      violate("no more calls than permits", `${nameOf(call.step)} has ${now.length}`)
+    }
+    if (adaptive !== undefined && now.length > 2 * adaptive.permits) {
+      violate("no more calls than permits", `${nameOf(call.step)} has ${now.length}`)
+    }
   }
 
   const onEvent = (event: ResilienceEvent): void => {
@@ -301,7 +334,10 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
         return
       }
       case "Throttled":
-        if (of?.request.priority === "critical") violate("critical requests are not throttled", event.provider)
+        if (event.limit === "rejections" && of?.request.priority === "critical") {
+          violate("critical requests are not throttled", event.provider)
+        }
+        time.fork(lookAtGate(stepOf(event.provider), false))
         return
       default:
     }
@@ -314,6 +350,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     const of = live.get(call.request)
     if (of === undefined) return
     of.calls.push(call)
+    checkPermits(call)
     if (of.calls.length > of.budgeted) violate("calls within the attempts of the request", `${of.calls.length} calls`)
     const { deadline } = of.request
     const most = deadline === undefined ? plan.chain.deadline : Duration.toMillis(deadline)
@@ -326,6 +363,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   const callEnded = (call: Call): void => {
     trace.add(time.now(), "call ended", live.get(call.request ?? -1)?.id ?? 0, nameOf(call.step))
     if (plan.cache !== undefined) given.add(call.said)
+    underway[call.step]?.delete(call)
     if (call.request === undefined) checked[call.step] = call.fault
   }
 
@@ -481,12 +519,17 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     part,
     ended,
     built: (provider) => void built.push(provider),
-    atRest: () => {
-      for (const provider of built) {
-        const busy = provider.vitals?.at(time.now()).inFlight ?? 0
-        if (busy !== 0) violate("everything is given back", `${provider.id} has ${busy} calls in flight`)
-      }
-    },
+    atRest: Effect.suspend(() =>
+      Effect.forEach(
+        built,
+        (provider) => {
+          const busy = provider.vitals?.at(time.now()).inFlight ?? 0
+          if (busy !== 0) violate("everything is given back", `${provider.id} has ${busy} calls in flight`)
+          return lookAtGate(stepOf(provider.id), true)
+        },
+        { discard: true }
+      )
+    ),
     counts
   }
 }

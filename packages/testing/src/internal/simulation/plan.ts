@@ -99,7 +99,10 @@ export interface Step {
     | { readonly retries: number; readonly base: number; readonly cap: number; readonly maxRetryAfter: number }
     | undefined
   readonly cooldown: { readonly rest: number; readonly maxRest: number; readonly isolation: number } | undefined
+  readonly bulkhead: Gate | undefined
   readonly throttle: { readonly minimumCalls: number } | undefined
+  readonly rateLimit: { readonly requestsPerMinute: number; readonly maxWait: number } | undefined
+  readonly adaptive: Gate | undefined
   readonly breaker: Breaker | undefined
   readonly budget: { readonly ratio: number; readonly floor: number; readonly halfLife: number } | undefined
   /** Milliseconds after which the same model is asked again. */
@@ -110,6 +113,13 @@ export interface Step {
     readonly idle: number
     readonly ending: "cooperative" | "hard"
   }
+}
+
+/** How many calls pass at a time, how many wait, and for how long. */
+export interface Gate {
+  readonly permits: number
+  readonly queue: number
+  readonly maxWait: number
 }
 
 export interface Breaker {
@@ -263,7 +273,10 @@ const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Ste
     cooldown: d.chance(0.85)
       ? { rest: d.pick([500, 5000]), maxRest: d.pick([5000, 60_000]), isolation: d.pick([2000, 60_000]) }
       : undefined,
+    bulkhead: d.chance(0.25) ? drawGate(d) : undefined,
     throttle: d.chance(0.5) ? { minimumCalls: d.pick([2, 20]) } : undefined,
+    rateLimit: d.chance(0.2) ? { requestsPerMinute: d.pick([6, 60, 600]), maxWait: d.pick([200, 2000]) } : undefined,
+    adaptive: d.chance(0.2) ? drawGate(d) : undefined,
     breaker: d.chance(0.9) ? drawBreaker(d) : undefined,
     budget: d.chance(0.6)
       ? { ratio: d.pick([0, 0.1, 0.2]), floor: d.pick([0, 2, 10]), halfLife: d.pick([10_000, 60_000]) }
@@ -277,6 +290,12 @@ const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Ste
     }
   }
 }
+
+const drawGate = (d: Dice): Gate => ({
+  permits: d.pick([1, 2, 10]),
+  queue: d.pick([0, 2, 10]),
+  maxWait: d.pick([100, 2000])
+})
 
 const drawBreaker = (d: Dice): Breaker => {
   const rate = () => ({
@@ -379,6 +398,9 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
     withStep(index, { cooldown: undefined }),
     withStep(index, { breaker: undefined }),
     withStep(index, { throttle: undefined }),
+    withStep(index, { bulkhead: undefined }),
+    withStep(index, { rateLimit: undefined }),
+    withStep(index, { adaptive: undefined }),
     withStep(index, { budget: undefined }),
     withStep(index, { hedge: undefined }),
     withStep(index, { cleanup: 0 }),

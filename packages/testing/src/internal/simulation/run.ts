@@ -161,14 +161,14 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
               const doing = `${name} is ${state?._tag ?? "unguarded"}, ${served?.provider ?? "nobody"} serves`
               return checks.violate("after healing all is well", doing)
             }
-            yield* Effect.sleep(state?._tag === "Open" ? patience : 1000)
+            yield* Effect.sleep(state?._tag === "Open" ? patience : 15_000)
           }
           if (circuit === undefined) break
           operate(service, checks, time, step, "isolate", Infinity)
         }
         // Losers may still be cleaning up.
         yield* Effect.sleep(patience)
-        checks.atRest()
+        yield* checks.atRest
       })
 
     const program = Effect.scoped(
@@ -284,7 +284,7 @@ const policyOf = (
   calling: Policy.Policy,
   built: (provider: Provider) => void
 ): Policy.Policy => {
-  const { breaker, budget, cooldown, hedge, retry, throttle, timeouts } = step
+  const { adaptive, breaker, budget, bulkhead, cooldown, hedge, rateLimit, retry, throttle, timeouts } = step
   const off = {
     retry: "off",
     cooldown: "off",
@@ -304,6 +304,7 @@ const policyOf = (
       ),
     LlmResilience.standard({
       ...off,
+      bulkhead: bulkhead ?? "off",
       hedge: hedge === undefined ? "off" : { after: hedge },
       retry: retry === undefined ? "off" : { schedule: Retry.exponential(retry), maxRetryAfter: retry.maxRetryAfter },
       cooldown: cooldown === undefined ? "off" : { ...cooldown, maxIsolation: "24 hours" }
@@ -312,6 +313,9 @@ const policyOf = (
     LlmResilience.standard({
       ...off,
       throttle: throttle ?? "off",
+      rateLimit: rateLimit ?? "off",
+      adaptiveConcurrency:
+        adaptive === undefined ? "off" : { ...adaptive, initial: adaptive.permits, max: 2 * adaptive.permits },
       circuitBreaker: breaker === undefined ? "off" : { ...breaker, trip: tripOf(breaker.trip) }
     }),
     calling,
