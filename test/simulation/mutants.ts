@@ -175,6 +175,64 @@ import * as Stream from "effect/Stream"`
     }
   },
   {
+    name: "budget not shared between requests",
+    file: core("Budget.ts"),
+    from: `        return next !== undefined
+      },`,
+    to: `        return next !== undefined || state.calls >= 0
+      },`
+  },
+  {
+    name: "attempts of a request not counted",
+    file: core("Retry.ts"),
+    from: `if (request.allowance.left <= request.stepsLeft) return yield* Effect.fail(error)`,
+    to: ``
+  },
+  {
+    name: "permit not returned when the caller leaves",
+    file: core("internal/gatekeeper.ts"),
+    from: `          leave(ticket)
+          return Effect.void`,
+    to: `          if (outcome._tag !== "Abandoned") leave(ticket)
+          return Effect.void`
+  },
+  {
+    name: "place in the line not returned when a waiter leaves",
+    file: core("internal/gatekeeper.ts"),
+    from: `if (Exit.isFailure(exit)) leave(ticket)`,
+    to: ``
+  },
+  {
+    name: "queue without a bound",
+    file: core("Gate.ts"),
+    from: `if (waitingAt(state) < settings.queue) return`,
+    to: `if (waitingAt(state) < 1000) return`,
+    also: {
+      file: core("Gate.ts"),
+      from: `waitingAt(state) < settings.queue || weakest`,
+      to: `waitingAt(state) < 1000 || weakest`
+    }
+  },
+  {
+    name: "tripped step never comes back among its equals",
+    file: core("Routing.ts"),
+    from: `isBack(provider, now) ? "healthy" : (provider.health?.(now) ?? "healthy")`,
+    to: `provider.health?.(now) ?? "healthy"`
+  },
+  {
+    name: "stream of a slow start counted twice",
+    file: core("CircuitBreaker.ts"),
+    from: `apply({ _tag: "Began", admission }, now)`,
+    to: `apply({ _tag: "Record", admission, verdict: "success", duration, retryAfter: 0 }, now)`
+  },
+  {
+    name: "loser of a hedge not stopped",
+    file: core("internal/racing.ts"),
+    from: `for (const fiber of running) fiber.interruptUnsafe()
+        resume(exit)`,
+    to: `resume(exit)`
+  },
+  {
     name: "upstream not aborted when the reader leaves",
     file: core("internal/watch.ts"),
     from: `return abandoned ? Effect.void : Scope.close(inner, exit)`,
