@@ -5,7 +5,7 @@
  *   npm run drill -- primary-outage            one of them, with its report
  *   npm run drill -- primary-outage --live     the same in real time, with what happens as it happens
  *   npm run drill -- my-drill.yaml             one of your own
- *   npm run drill -- primary-outage --json     the report as JSON
+ *   npm run drill -- primary-outage --json     the report as JSON, or with --svg file.svg as a picture too
  */
 import { parseArgs } from "node:util"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -15,7 +15,7 @@ import { Console, Effect, FileSystem } from "effect"
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { live: { type: "boolean" }, json: { type: "boolean" } }
+  options: { live: { type: "boolean" }, json: { type: "boolean" }, svg: { type: "string" } }
 })
 
 const find = (name: string) =>
@@ -47,6 +47,10 @@ const program = Effect.gen(function* () {
     const drill = yield* find(name)
     const report = values.live === true ? yield* Effect.scoped(live(drill)) : Drill.rehearse(drill)
     passed &&= report.passed
+    if (values.svg !== undefined) {
+      const fs = yield* FileSystem.FileSystem
+      yield* fs.writeFileString(values.svg, DrillReport.toSvg(report))
+    }
     if (values.json === true) yield* Console.log(DrillReport.toJson(report))
     else if (positionals.length > 0) yield* Console.log(DrillReport.toMarkdown(report))
     else {

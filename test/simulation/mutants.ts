@@ -127,8 +127,8 @@ import * as Stream from "effect/Stream"`
   {
     name: "an invalid request falls over",
     file: core("Fallback.ts"),
-    from: `if (decision.fallOver === "no") return Effect.fail(error)`,
-    to: ``
+    from: `if (decision.fallOver === "no") {`,
+    to: `if (decision.fallOver === undefined) {`
   },
   {
     name: "a cut stream ends as a success",

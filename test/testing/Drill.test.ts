@@ -60,6 +60,8 @@ expectations:
       ["users are told: Cached", false]
     ])
     assert.include(DrillReport.toMarkdown(report), "**Verdict: FAILED**")
+    assert.match(DrillReport.toSvg(report), /^<svg [^]*too much to ask[^]*<\/svg>\n$/)
+    assert.notInclude(DrillReport.toSvg(report), "NaN")
     assert.deepStrictEqual(JSON.parse(DrillReport.toJson(report)), JSON.parse(JSON.stringify(report)))
   })
 

@@ -8,6 +8,7 @@ import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
 import * as Duration from "effect/Duration"
 import * as Alert from "./Alert.ts"
 import type { Drill } from "./Drill.ts"
+import { picture } from "./internal/chart.ts"
 
 /**
  * Something that happened, in milliseconds since the start.
@@ -37,7 +38,8 @@ export interface Verdict {
  *
  * **Details**
  *
- * Times are milliseconds. `served` counts answers by who gave them, the `cache` included; `events` counts by name.
+ * Times are milliseconds. `served` counts answers by who gave them, the `cache` included; `events` counts by name. `seconds` has for each second
+ * how many requests ended how: by whom they were answered, or `failed`.
  *
  * @category models
  * @since 0.1.0
@@ -56,6 +58,7 @@ export interface DrillReport {
     readonly events: { readonly [name: string]: number }
   }
   readonly alerts: ReadonlyArray<{ readonly name: string; readonly firedAt: ReadonlyArray<number> }>
+  readonly seconds: ReadonlyArray<{ readonly [outcome: string]: number }>
   readonly timeline: ReadonlyArray<Line>
 }
 
@@ -102,6 +105,16 @@ export const make = (options: {
       events: Object.fromEntries(counted)
     },
     alerts,
+    seconds: Array.from({ length: Math.ceil(until / 1000) }, (_, second) =>
+      Object.fromEntries(
+        [
+          ...Map.groupBy(
+            ended.filter(({ at }) => Math.floor(at / 1000) === second),
+            ({ by }) => by ?? "failed"
+          )
+        ].map(([outcome, all]) => [outcome, all.length])
+      )
+    ),
     timeline: [...acts, ...told, ...rang].toSorted((left, right) => left.at - right.at)
   }
 }
@@ -285,6 +298,14 @@ export const toMarkdown = (report: DrillReport): string => {
     ""
   ].join("\n")
 }
+
+/**
+ * Draws a report as an SVG: who answered in each second, and what was done to whom.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const toSvg = (report: DrillReport): string => picture(report)
 
 /**
  * Writes a report as JSON.

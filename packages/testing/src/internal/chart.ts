@@ -1,3 +1,4 @@
+import type { DrillReport } from "../DrillReport.ts"
 import type { Outlook } from "../Forecast.ts"
 
 const colors = ["#0b6e4f", "#c8553d", "#2d6cdf", "#8a5fbf", "#b8860b", "#4f5d75"]
@@ -76,6 +77,68 @@ const latencies = (
   )
   const title = `<text x="${left}" y="${top}" font-size="16" font-weight="600" fill="#222">Time until the answer</text>`
   return { svg: [title, ...rows].join("\n"), height: 3 * (outlooks.length * 18 + 14) }
+}
+
+/** Draws a drill: a bar for each second, made of those who answered, and a mark for each thing that was done. */
+export const picture = (report: DrillReport): string => {
+  const { seconds, timeline } = report
+  const names = [...new Set(seconds.flatMap((second) => Object.keys(second)))].toSorted(
+    (one, other) => Number(one === "failed") - Number(other === "failed")
+  )
+  const most = Math.max(1, ...seconds.map((second) => Object.values(second).reduce((sum, count) => sum + count, 0)))
+  const marks = timeline.filter(({ text }) => !/ is (un|degr)?(healthy|aded)|HalfOpen -> Open|-> HalfOpen/.test(text))
+  const top = 70
+  const bottom = top + 180
+  const wide = (width - left - right) / Math.max(1, seconds.length)
+  const high = 180 / most
+  const fill = (name: string) => (name === "failed" ? "#b00020" : colorOf(names.indexOf(name)))
+  const bars = seconds.flatMap((second, at) => {
+    let y = bottom
+    return names.flatMap((name) => {
+      const height = (second[name] ?? 0) * high
+      y -= height
+      return height === 0
+        ? []
+        : [
+            `<rect x="${(left + at * wide).toFixed(1)}" y="${y.toFixed(1)}" width="${(wide * 0.86).toFixed(1)}" height="${height.toFixed(1)}" fill="${fill(name)}"/>`
+          ]
+    })
+  })
+  const legend = names.map((name, index) =>
+    [
+      `<rect x="${left + 150 * index}" y="34" width="12" height="12" fill="${fill(name)}"/>`,
+      text(left + 20 + 150 * index, 45, name)
+    ].join("")
+  )
+  const lines = marks.map(({ at, text: words }, index) => {
+    const x = left + (at / 1000) * wide
+    const y = bottom + 44 + 18 * index
+    return [
+      `<line x1="${x.toFixed(1)}" y1="${top}" x2="${x.toFixed(1)}" y2="${y - 4}" stroke="#999999" stroke-dasharray="2 3"/>`,
+      text(
+        x + (x > width - 330 ? -5 : 5),
+        y,
+        `${(at / 1000).toFixed(0)} s: ${words}`,
+        x > width - 330 ? "end" : "start"
+      )
+    ].join("")
+  })
+  const every = Math.max(1, Math.ceil(seconds.length / 60)) * 10
+  const numbers = seconds.flatMap((_, at) =>
+    at % every === 0 && at < seconds.length - 5 ? [text(left + at * wide, bottom + 18, `${at} s`)] : []
+  )
+  const height = bottom + 60 + 18 * marks.length
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="13">`,
+    `<rect width="${width}" height="${height}" fill="#ffffff"/>`,
+    `<text x="${left}" y="22" font-size="16" font-weight="600" fill="#222">${escaped(report.name)}: who answered, second by second</text>`,
+    ...legend,
+    ...bars,
+    ...numbers,
+    ...lines,
+    "</svg>",
+    ""
+  ].join("\n")
 }
 
 const text = (x: number, y: number, words: string, anchor = "start"): string =>

@@ -294,6 +294,8 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   // A request has one permit of the bulkhead, however many calls it makes; each call has one of the adaptive limit.
   const checkPermits = (call: Call): void => {
     const { adaptive, bulkhead } = plan.steps[call.step] ?? {}
+    // With preemption a call that was told to stop at this moment may not have heard of it yet.
+    if (!strict) return
     const running = underway[call.step] ?? (underway[call.step] = new Set())
     running.add(call)
     const now = [...running].filter(({ leaving }) => !leaving)
