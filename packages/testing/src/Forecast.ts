@@ -112,8 +112,8 @@ export interface Outlook {
  * }
  * const backup: Forecast.Model = { id: "backup", latency: { median: "2 seconds", p99: "9 seconds" } }
  *
- * const alone = Forecast.run({ models: [primary], days: 3, perSecond: 0.1 })
- * const together = Forecast.run({ models: [primary, backup], days: 3, perSecond: 0.1 })
+ * const alone = Forecast.run({ models: [primary], days: 3, perSecond: 0.02 })
+ * const together = Forecast.run({ models: [primary, backup], days: 3, perSecond: 0.02 })
  *
  * alone.availability < 0.995 // => true
  * together.availability > 0.9995 // => true
