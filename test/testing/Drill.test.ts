@@ -115,6 +115,7 @@ describe("Alert", () => {
     at,
     event: {
       _tag: "RequestAnswered",
+      method: "generate",
       request: 1,
       duration: Duration.zero,
       served: { provider, model: "m", from: "provider", attempts: [] }
