@@ -20,6 +20,28 @@ describe("Simulation", () => {
     })
   }
 
+  for (const [seed, found] of [
+    [
+      14_486,
+      "the loser of a hedge cleaned up in front of the reader, when it was interrupted a step later than the stream ended"
+    ],
+    [7356, "the same with a stream that an answer of the cache took the place of"]
+  ] as const) {
+    it(`seed ${seed}, with more streams and slow cleanup: ${found}`, () => {
+      const { chain, steps, traffic, ...plan } = Simulation.plan(seed)
+      const [first, ...others] = steps.map((step) => ({ ...step, cleanup: 4000 }))
+      assert.isDefined(first)
+      const { violation } = Simulation.run({
+        ...plan,
+        steps: [first, ...others],
+        traffic: { ...traffic, streams: 0.6 },
+        chain: { ...chain, recovery: "continue" }
+      })
+
+      assert.strictEqual(violation, undefined)
+    })
+  }
+
   it("is the same run again for the same seed", () => {
     for (const seed of [1, 2, 3, 40]) {
       assert.deepStrictEqual(Simulation.run(seed, { keptEvents: 500 }), Simulation.run(seed, { keptEvents: 500 }))

@@ -25,14 +25,15 @@ const maxPreamble = 256
 
 /**
  * Opens a stream up to its commit point: the preamble is held back until the first content arrives. What the stream acquires belongs
- * to a child of `parent`; a failure before the commit point closes it at once, so that somebody else can be asked.
+ * to a scope of its own until then and to `parent` from then on; a failure before the commit point closes it at once, so that somebody else can be asked.
  */
 export const open = (
   provider: string,
   stream: Stream.Stream<LlmResponse.LlmStreamPart, Failure>,
   parent: Scope.Scope
 ): Effect.Effect<Opened, Failure> =>
-  Effect.flatMap(Scope.fork(parent), (scope) =>
+  // It becomes the parent's when it is open: a loser that is still cleaning up must not keep the end of the stream waiting.
+  Effect.flatMap(Scope.make(), (scope) =>
     Effect.onExit(
       Effect.flatMap(Channel.toPullScoped(stream.channel, scope), (pull) => {
         const preamble: Array<LlmResponse.LlmStreamPart> = []
@@ -47,7 +48,10 @@ export const open = (
           preamble.push(...parts)
           return preamble.length > maxPreamble ? Effect.fail(invalid(provider)) : step
         })
-        return Pull.catchDone(step, () => Effect.fail(cut(provider)))
+        return Effect.tap(
+          Pull.catchDone(step, () => Effect.fail(cut(provider))),
+          () => Scope.addFinalizerExit(parent, (exit) => Scope.close(scope, exit))
+        )
       }),
       (exit) => (Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void)
     )
