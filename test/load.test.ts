@@ -15,7 +15,8 @@ for (const [setting, options] of Object.entries(settings)) {
 
         // For half of the time nobody is up in one of them.
         assert.isAtLeast(figures.success, scenario.secondary === undefined ? 1 : 0.4)
-        assert.isAtMost(figures.p99, 30_000)
+        // Nobody waits longer than its deadline.
+        assert.isAtMost(figures.p99, 60_000)
         assert.isAtMost(figures.fullShare, 30)
         assert.deepStrictEqual(
           { successAtEnd: figures.successAtEnd, leftOver: figures.leftOver },

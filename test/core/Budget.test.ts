@@ -27,24 +27,6 @@ describe("Budget, as rules", () => {
     assert.strictEqual(drain(Budget.initial, 0), 10)
   })
 
-  it("does not take a retry for a call that earns further retries", () => {
-    let state = Budget.initial
-    let extras = 0
-    for (let call = 0; call < 1000; call++) {
-      state = Budget.counted(settings, state, 0)
-      for (
-        let next = Budget.granted(settings, state, 0);
-        next !== undefined;
-        next = Budget.granted(settings, state, 0)
-      ) {
-        state = Budget.counted(settings, next, 0)
-        extras++
-      }
-    }
-
-    assert.strictEqual(extras, 110)
-  })
-
   it("forgets half of everything in its half-life, what was earned and what was spent", () => {
     let state = Budget.initial
     for (let call = 0; call < 1000; call++) state = Budget.counted(settings, state, 0)
@@ -69,8 +51,7 @@ describe("Budget, as rules", () => {
           } else if (kind === 1) {
             const next = Budget.granted(rules, state, event)
             if (next !== undefined) {
-              // What is granted is sent.
-              state = Budget.counted(rules, next, event)
+              state = next
               extras++
             }
           } else {
@@ -129,7 +110,7 @@ describe("Budget", () => {
       const budget = yield* Budget.make({ name: "p", floor: 2, ratio: 0 })
       const hedged = yield* Hedge.policy({ after: "1 second" })(budget.guard(provider))
       const now = Number(yield* Clock.monotonicTimeNanos) / 1e6
-      assert.isTrue(budget.grant("retry", now))
+      assert.isDefined(budget.grant("retry", now))
 
       const calls = yield* Effect.forkChild(
         Effect.forEach(Array.from({ length: 5 }), () => hedged.generate(request), { concurrency: 5 })

@@ -467,7 +467,8 @@ class Reference {
     if (trip._tag === "Consecutive") {
       const recent = this.since.slice(-trip.failures)
       if (recent.length === trip.failures && recent.every((call) => call.failed)) return true
-      const failed = new Set(this.since.flatMap((call) => (call.failed ? [call.id] : [])))
+      const lastSuccess = Math.max(-1, ...this.since.flatMap((call) => (call.failed ? [] : [call.id])))
+      const failed = new Set(this.since.flatMap((call) => (call.failed && call.id > lastSuccess ? [call.id] : [])))
       return [...failed].some((id) =>
         Array.from({ length: trip.failures }, (_, next) => id + next).every((one) => failed.has(one))
       )

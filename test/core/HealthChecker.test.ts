@@ -37,6 +37,8 @@ const evidence = (
     calls: 100,
     successRatio: 1,
     inFlight: 0,
+    hanging: false,
+    measuredAt: { generate: 0, stream: -Infinity },
     latency: { generate: 100, stream: undefined },
     usual: { generate: 100, stream: undefined },
     succeededAt: 1000,
@@ -66,6 +68,7 @@ describe("The health of a provider, as a rule", () => {
     ["one check failed", evidence({ failedChecks: 1, failingSince: 2000 }), "degraded", "checks fail"],
     ["two checks failed", evidence({ failedChecks: 2, failingSince: 2000 }), "unhealthy", "checks fail"],
     ["a call succeeded since", evidence({ failedChecks: 9, failingSince: 500 }), "healthy", "well"],
+    ["calls hang", evidence({ reading: { hanging: true } }), "unhealthy", "calls hang"],
     ["some calls fail", evidence({ reading: { successRatio: 0.8 } }), "degraded", "calls fail"],
     ["most calls fail", evidence({ reading: { successRatio: 0.4 } }), "unhealthy", "calls fail"],
     ["too few calls fail", evidence({ reading: { successRatio: 0, calls: 4 } }), "healthy", "well"],
@@ -300,7 +303,7 @@ describe("HealthChecker", () => {
       const { call, circuit, provider } = yield* watched([down])
       yield* call
 
-      for (let time = 0; time < 100; time++) {
+      for (let time = 0; time < 59; time++) {
         yield* TestClock.adjust("10 seconds")
         yield* call
       }
@@ -376,6 +379,34 @@ describe("A chain whose steps are watched", () => {
       assert.strictEqual(served.provider, "b")
       assert.deepInclude(served.attempts[0], { provider: "a", reason: { _tag: "Unhealthy" } })
       assert.strictEqual(yield* a.count, 0)
+    })
+  )
+
+  it.effect("turns to the next step while calls hang, long before their timeouts, and back when one is answered", () =>
+    Effect.gen(function* () {
+      const { a, b, resilience } = yield* chainOf({ checks: "off" })
+      const ask = resilience.generate(request)
+      for (let call = 0; call < 20; call++) yield* ask
+      yield* a.setScript([ScriptedProvider.delay("20 seconds", ScriptedProvider.answer("late"))])
+      yield* TestClock.adjust("1 second")
+      const hung = yield* Effect.forEach(Array.from({ length: 5 }), () =>
+        Effect.forkChild(ask, { startImmediately: true })
+      )
+
+      yield* TestClock.adjust("2900 millis")
+      const waiting = yield* Effect.forkChild(ask)
+      yield* TestClock.adjust("100 millis")
+      assert.strictEqual(yield* b.count, 0)
+      assert.strictEqual((yield* ask).text, "from b")
+      assert.deepStrictEqual(
+        (yield* resilience.health.states).map(({ because }) => because),
+        ["calls hang", "well"]
+      )
+      yield* TestClock.adjust("20 seconds")
+      yield* a.setScript([ScriptedProvider.answer("from a")])
+
+      assert.strictEqual((yield* ask).text, "from a")
+      for (const fiber of [...hung, waiting]) assert.strictEqual((yield* Fiber.join(fiber)).text, "late")
     })
   )
 

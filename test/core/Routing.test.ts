@@ -38,12 +38,15 @@ const member = ({ health, id, inFlight = 0, latency, price, priority = 0, weight
     vitals: {
       reading: Effect.die("not read"),
       quantile: () => undefined,
+      mayHang: () => false,
       listen: () => () => {},
       guard: (self) => self,
       at: () => ({
         calls: 0,
         successRatio: 1,
         inFlight,
+        hanging: false,
+        measuredAt: { generate: 0, stream: 0 },
         latency: { generate: latency, stream: latency },
         usual: { generate: undefined, stream: undefined },
         succeededAt: -Infinity,

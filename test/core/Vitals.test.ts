@@ -36,6 +36,8 @@ describe("Vitals", () => {
         calls: 0,
         successRatio: 1,
         inFlight: 0,
+        hanging: false,
+        measuredAt: { generate: -Infinity, stream: -Infinity },
         latency: { generate: undefined, stream: undefined },
         usual: { generate: undefined, stream: undefined },
         succeededAt: -Infinity,
@@ -176,6 +178,32 @@ describe("Vitals", () => {
         assert.strictEqual(vitals.quantile("generate", 0.9), kept[Math.ceil(0.9 * kept.length) - 1])
       }
     }).pipe(Random.withSeed("quantiles"))
+  )
+
+  it.effect("sees that calls hang when nothing that was sent after them is answered, and not when some are slow", () =>
+    Effect.gen(function* () {
+      const { guarded, provider, vitals } = yield* measured([slow(1000)])
+      for (let call = 0; call < 20; call++) yield* during(guarded.generate(request), 1000)
+      const hang = Effect.gen(function* () {
+        yield* provider.setScript([ScriptedProvider.hang])
+        for (let call = 0; call < 5; call++)
+          yield* Effect.forkChild(guarded.generate(request), { startImmediately: true })
+        yield* provider.setScript([slow(1)])
+      })
+      const hanging = Effect.map(vitals.reading, ({ hanging }) => hanging)
+
+      yield* hang
+      yield* TestClock.adjust("10 seconds")
+      assert.isTrue(yield* hanging)
+      yield* during(guarded.generate(request), 1)
+      assert.isFalse(yield* hanging)
+
+      yield* hang
+      yield* TestClock.adjust("2999 millis")
+      assert.isFalse(yield* hanging)
+      yield* TestClock.adjust("1 millis")
+      assert.isTrue(yield* hanging)
+    })
   )
 
   it.effect("tells its listeners of each end, until they stop listening", () =>

@@ -263,10 +263,7 @@ const errorOf = (
 
 /** What `LlmResilience` does unless it is told otherwise, and with everything on that it can do under load. */
 export const settings = {
-  standard: {
-    deadline: "30 seconds",
-    policy: LlmResilience.standard({ timeouts: { attempt: "10 seconds" } })
-  },
+  standard: { deadline: "60 seconds" },
   everything: {
     deadline: "30 seconds",
     health: {},

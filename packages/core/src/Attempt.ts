@@ -23,6 +23,7 @@ import * as ProviderError from "./ProviderError.ts"
  * - `Unhealthy`: the health check says so. It is asked all the same when nobody else can answer.
  * - `NotCapable`: it cannot serve this request; `requires` names what it lacks.
  * - `NoTimeLeft`: less time was left of the deadline than the step needs at least.
+ * - `Exhausted`: it is a chain of its own, and nobody in it could answer. Only events say so; an attempt of it names the step within.
  * - `NoAttemptsLeft`: the request has caused as many calls as it may.
  * - `Saturated`: its bulkhead, rate limit or queue has no room.
  *
@@ -38,6 +39,7 @@ export const SkipReason = Schema.Union([
   Schema.TaggedStruct("Unhealthy", {}),
   Schema.TaggedStruct("NotCapable", { requires: Schema.String }),
   Schema.TaggedStruct("NoTimeLeft", { remaining: Schema.Duration }),
+  Schema.TaggedStruct("Exhausted", {}),
   Schema.TaggedStruct("NoAttemptsLeft", {}),
   Schema.TaggedStruct("Saturated", { retryAfter: Schema.optional(Schema.Duration) })
 ])

@@ -33,8 +33,7 @@ import * as ResilienceEvent from "./ResilienceEvent.ts"
 export type Extra = "retry" | "hedge"
 
 /**
- * The counts of a budget at the monotonic millisecond `at`: `calls`, the `extras` that were granted, and how many of those the provider has
- * yet to see.
+ * The counts of a budget at the monotonic millisecond `at`: `calls`, and the `extras` that were granted.
  *
  * @category models
  * @since 0.1.0
@@ -43,7 +42,6 @@ export interface State {
   readonly at: number
   readonly calls: number
   readonly extras: number
-  readonly due: number
 }
 
 /**
@@ -64,22 +62,22 @@ export interface Settings {
  * @category constructors
  * @since 0.1.0
  */
-export const initial: State = { at: -Infinity, calls: 0, extras: 0, due: 0 }
+export const initial: State = { at: -Infinity, calls: 0, extras: 0 }
 
 const faded = ({ halfLife }: Settings, state: State, now: number): State => {
   const kept = fade(now - state.at, halfLife)
-  return { at: Math.max(now, state.at), calls: state.calls * kept, extras: state.extras * kept, due: state.due }
+  return { at: Math.max(now, state.at), calls: state.calls * kept, extras: state.extras * kept }
 }
 
 /**
- * Counts what reaches the provider: a call that earns, unless it is one of the extras.
+ * Counts a call that reaches the provider and is none of the extras.
  *
  * @category combinators
  * @since 0.1.0
  */
 export const counted = (settings: Settings, state: State, now: number): State => {
   const current = faded(settings, state, now)
-  return current.due > 0 ? { ...current, due: current.due - 1 } : { ...current, calls: current.calls + 1 }
+  return { ...current, calls: current.calls + 1 }
 }
 
 /**
@@ -92,7 +90,7 @@ export const granted = (settings: Settings, state: State, now: number): State | 
   const current = faded(settings, state, now)
   // Rounding must not cost the last of the extras that were promised.
   return current.extras + 1 <= settings.floor + settings.ratio * current.calls + 1e-6
-    ? { ...current, extras: current.extras + 1, due: current.due + 1 }
+    ? { ...current, extras: current.extras + 1 }
     : undefined
 }
 
@@ -102,26 +100,34 @@ export const granted = (settings: Settings, state: State, now: number): State | 
  * @category combinators
  * @since 0.1.0
  */
-export const restored = (state: State): State => ({
-  ...state,
-  extras: Math.max(0, state.extras - 1),
-  due: Math.max(0, state.due - 1)
-})
+export const restored = (state: State): State => ({ ...state, extras: Math.max(0, state.extras - 1) })
 
 /**
- * The budget of one provider, or of several that share an account.
+ * Proof that a retry or a hedge was granted, which travels down with its request. `sent` becomes true when the provider sees it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Grant {
+  readonly budget: Budget
+  sent: boolean
+}
+
+/**
+ * The budget of one provider. `guard` several with it, and they share it, as they may share an account.
  *
  * **Details**
  *
- * `grant` takes one retry or hedge out of the budget, synchronously, because it is asked in the middle of a call; `false` means that there is
- * none left. `restore` takes a grant back that came to nothing, because the caller left. `left` is how many are left now. `guard` counts the calls to a provider and makes it carry the budget.
+ * `grant` takes one retry or hedge out of the budget, synchronously, because it is asked in the middle of a call; `undefined` means that there is
+ * none left. The request that it is for carries it as `request.grant`. `restore` takes back a grant that the provider never saw: another policy
+ * refused it, or the caller left. `left` is how many are left now. `guard` counts the calls to a provider and makes it carry the budget.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Budget {
-  readonly grant: (extra: Extra, now: number) => boolean
-  readonly restore: () => void
+  readonly grant: (extra: Extra, now: number) => Grant | undefined
+  readonly restore: (grant: Grant) => void
   readonly left: Effect.Effect<number>
   readonly guard: (self: Provider) => Provider
 }
@@ -162,12 +168,15 @@ export const make = (options: Options & { readonly name: string }): Effect.Effec
     const budget: Budget = {
       grant: (extra, now) => {
         const next = granted(settings, state, now)
-        if (next !== undefined) state = next
-        else if (hub.active()) hub.publish({ _tag: "BudgetExhausted", provider: options.name, extra })
-        return next !== undefined
+        if (next !== undefined) {
+          state = next
+          return { budget, sent: false }
+        }
+        if (hub.active()) hub.publish({ _tag: "BudgetExhausted", provider: options.name, extra })
+        return undefined
       },
-      restore: () => {
-        state = restored(state)
+      restore: (grant) => {
+        if (grant.budget === budget && !grant.sent) state = restored(state)
       },
       left: Clock.clockWith((clock) =>
         Effect.sync(() => {
@@ -180,8 +189,9 @@ export const make = (options: Options & { readonly name: string }): Effect.Effec
         budget,
         ...Policy.observe<void>({
           instant: true,
-          admit: (_, now) => {
-            state = counted(settings, state, now)
+          admit: ({ grant }, now) => {
+            if (grant?.budget === budget && !grant.sent) grant.sent = true
+            else state = counted(settings, state, now)
             return Effect.void
           },
           settle: () => Effect.void

@@ -28,7 +28,7 @@ import type { SkipReason } from "./Attempt.ts"
  * **Details**
  *
  * `Consecutive` counts failures in a row: in the order in which calls ended, or in the order in which they were admitted. Under load the two
- * differ, because long answers from before an outage keep arriving between its failures. `Rate` looks at a window, of the last `size` calls or of the last `millis` in `buckets`
+ * differ, because long answers from before an outage keep arriving between its failures. A success ends what was sent before it. `Rate` looks at a window, of the last `size` calls or of the last `millis` in `buckets`
  * parts that are forgotten one by one; once it holds `minimumCalls`, the circuit opens when the share of failures reaches
  * `failureRate`, or the share of calls that took `slowAfter` or longer reaches `slowRate`.
  *
@@ -77,7 +77,13 @@ export interface Settings {
  * @since 0.1.0
  */
 export type Tally =
-  | { readonly _tag: "Streak"; readonly failed: number; readonly runs: ReadonlyArray<Run> }
+  | {
+      readonly _tag: "Streak"
+      readonly failed: number
+      readonly runs: ReadonlyArray<Run>
+      /** The number of the last sent call that succeeded: whatever failed and was sent before it belongs to the past. */
+      readonly succeeded: number
+    }
   | {
       readonly _tag: "Ring"
       readonly marks: ReadonlyArray<Mark>
@@ -118,11 +124,18 @@ export type State =
       readonly tally: Tally
       readonly ramp?: Ramp | undefined
     }
-  | { readonly _tag: "Open"; readonly generation: number; readonly until: number; readonly openings: number }
+  | {
+      readonly _tag: "Open"
+      readonly generation: number
+      readonly until: number
+      readonly openings: number
+      readonly openedAt: number
+    }
   | {
       readonly _tag: "HalfOpen"
       readonly generation: number
       readonly openings: number
+      readonly openedAt: number
       readonly leases: ReadonlyArray<{ readonly id: number; readonly until: number }>
       readonly nextLease: number
       readonly calls: number
@@ -178,7 +191,8 @@ export interface Urgency {
  * - `Record`: an admitted call ended. `ignored` only gives the lease back.
  * - `Began`: an admitted call of a slow start has shown its first content. It gives its place back, and counts when it ends.
  * - `Isolate`, `Reset`, `HalfOpen`: an operator or a health check acts. `Hold`: a health check failed, so an open circuit stays open for at least
- *   this long and no caller has to find out.
+ *   this long, and a half-open one without probes is open again, and no caller has to find out. After `maxOpenFor` one has to all the same: the
+ *   check itself may be wrong.
  *
  * @category models
  * @since 0.1.0
@@ -235,7 +249,7 @@ const closed = (settings: Settings, generation: number): Extract<State, { readon
 
 const emptyTally = (trip: Trip): Tally =>
   trip._tag === "Consecutive"
-    ? { _tag: "Streak", failed: 0, runs: [] }
+    ? { _tag: "Streak", failed: 0, runs: [], succeeded: -1 }
     : trip.window._tag === "Count"
       ? { _tag: "Ring", marks: [], next: 0, failed: 0, slow: 0 }
       : { _tag: "Buckets", buckets: [] }
@@ -269,9 +283,7 @@ export const step = (settings: Settings, state: State, event: Event, now: number
     case "HalfOpen":
       return current._tag === "Open" ? [halfOpen(current), done] : [current, illegal]
     case "Hold":
-      return current._tag === "Open" && current.until < now + event.duration
-        ? [{ ...current, until: now + event.duration }, done]
-        : [current, done]
+      return [held(settings, current, event.duration, now), done]
   }
 }
 
@@ -359,6 +371,7 @@ const halfOpen = (state: Extract<State, { readonly _tag: "Open" }>): State => ({
   _tag: "HalfOpen",
   generation: state.generation + 1,
   openings: state.openings,
+  openedAt: state.openedAt,
   leases: [],
   nextLease: 0,
   calls: 0,
@@ -366,10 +379,25 @@ const halfOpen = (state: Extract<State, { readonly _tag: "Open" }>): State => ({
   slow: 0
 })
 
+const held = (settings: Settings, state: State, duration: number, now: number): State => {
+  if (
+    state._tag === "HalfOpen" &&
+    state.leases.length === 0 &&
+    state.calls === 0 &&
+    now < state.openedAt + settings.maxOpenFor
+  ) {
+    const { generation, openedAt, openings } = state
+    return { _tag: "Open", generation: generation + 1, openings, openedAt, until: now + duration }
+  }
+  if (state._tag !== "Open") return state
+  return { ...state, until: Math.max(state.until, Math.min(now + duration, state.openedAt + settings.maxOpenFor)) }
+}
+
 const open = (settings: Settings, generation: number, openings: number, now: number, retryAfter: number): State => ({
   _tag: "Open",
   generation: generation + 1,
   openings,
+  openedAt: now,
   until: now + Math.max(settings.openFor(openings), Math.min(retryAfter, settings.maxOpenFor))
 })
 
@@ -436,10 +464,17 @@ const count = (trip: Trip, tally: Tally, number: number, failed: boolean, slow: 
   switch (tally._tag) {
     case "Streak":
       return failed
-        ? { _tag: "Streak", failed: tally.failed + 1, runs: joined(tally.runs, number) }
-        : tally.failed === 0
-          ? tally
-          : { ...tally, failed: 0 }
+        ? {
+            ...tally,
+            failed: tally.failed + 1,
+            runs: number > tally.succeeded ? joined(tally.runs, number) : tally.runs
+          }
+        : {
+            _tag: "Streak",
+            failed: 0,
+            runs: tally.runs.length === 0 ? tally.runs : tally.runs.filter(([, last]) => last > number),
+            succeeded: Math.max(tally.succeeded, number)
+          }
     case "Ring": {
       const size = trip._tag === "Rate" && trip.window._tag === "Count" ? trip.window.size : 1
       const forgotten = tally.marks[tally.next]
@@ -543,7 +578,10 @@ export const snapshot = (state: State, now: number): Snapshot => {
   switch (state._tag) {
     case "Closed":
       // The calls of another process are numbered anew.
-      return { _tag: "Closed", tally: state.tally._tag === "Streak" ? { ...state.tally, runs: [] } : state.tally }
+      return {
+        _tag: "Closed",
+        tally: state.tally._tag === "Streak" ? { ...state.tally, runs: [], succeeded: -1 } : state.tally
+      }
     case "Open":
       return { _tag: "Open", remaining: Math.max(0, state.until - now), openings: state.openings }
     case "HalfOpen":
@@ -566,7 +604,7 @@ export const restore = (settings: Settings, kept: Snapshot, now: number): State 
       return { _tag: "Closed", generation: 0, tally: kept.tally._tag === empty._tag ? kept.tally : empty }
     }
     case "Open":
-      return { _tag: "Open", generation: 0, until: now + kept.remaining, openings: kept.openings }
+      return { _tag: "Open", generation: 0, until: now + kept.remaining, openings: kept.openings, openedAt: now }
     case "Isolated":
       return { _tag: "Isolated", generation: 0, until: now + kept.remaining, because: kept.because }
   }

@@ -79,7 +79,8 @@ export interface Transition {
  *   function is called; it must not throw.
  * - `isolate` takes the provider out until `reset`, or for a time. `reset` closes the circuit and forgets everything.
  * - `halfOpen` lets the next call probe an open circuit before its time; from any other state that is an {@link IllegalTransition}.
- * - `hold` keeps an open circuit open for at least this long, because a health check has just failed; any other state stays as it is.
+ * - `hold` keeps an open circuit open for at least this long, and a half-open one without probes opens again, because a health check has just
+ *   failed; but no longer than `maxOpenFor` after the circuit opened. Any other state stays as it is.
  * - `snapshot` is what `make` accepts as `restore` after a restart.
  *
  * @category models
@@ -241,7 +242,10 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
               ref.ref.current._tag === "Closed"
                 ? apply({ _tag: "Admit", number: admission.number, lastResort: false, insists: true }, now)
                 : undefined
-            return again?._tag === "Admitted" ? again.admission : admission
+            if (again?._tag !== "Admitted") return admission
+            if (!again.admission.ramped) return again.admission
+            apply({ _tag: "Began", admission: again.admission }, now)
+            return { ...again.admission, ramped: false }
           },
           settle: (admission, outcome, now) => {
             apply({ _tag: "Record", admission, duration: outcome.duration, ...verdictOf(outcome) }, now)

@@ -54,7 +54,7 @@ import { stackless } from "./internal/stackless.ts"
 import { within } from "./internal/within.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
-import { LlmUnavailable } from "./LlmUnavailable.ts"
+import { LlmUnavailable, wasRefused } from "./LlmUnavailable.ts"
 import * as Notice from "./Notice.ts"
 import type * as Policy from "./Policy.ts"
 import type { Failure, Provider } from "./Provider.ts"
@@ -340,7 +340,7 @@ export const make = <R = never>(
           yield* again(
             row,
             failed.message,
-            wasNotTried(failed) ? (failed.retryAfter ?? Duration.millis(poll)) : undefined
+            wasRefused(failed) ? (failed.retryAfter ?? Duration.millis(poll)) : undefined
           )
           return ill(failed.retryAfter)
         }
@@ -607,9 +607,6 @@ const isHopeless = ({ attempts }: LlmUnavailable): boolean =>
       ? attempt.reason._tag === "NotCapable"
       : attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
   )
-
-const wasNotTried = ({ attempts }: LlmUnavailable): boolean =>
-  attempts.length > 0 && attempts.every((attempt) => attempt._tag === "Skipped")
 
 type Health =
   | { readonly _tag: "Well" }

@@ -72,7 +72,7 @@ import * as ProviderError from "./ProviderError.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 import * as Routing from "./Routing.ts"
 import * as Timeouts from "./Timeouts.ts"
-import type { Method } from "./Vitals.ts"
+import * as Vitals from "./Vitals.ts"
 
 /**
  * A provider with its place in the chain.
@@ -181,8 +181,15 @@ export const make: (
   )
   const best = Math.min(...members.map(({ priority }) => priority))
   const usual = new Set(members.flatMap(({ priority, provider }) => (priority === best ? [provider.id] : [])))
-  const ordered = Routing.make(members, options?.routing)
-  const steps = members.toSorted((left, right) => left.priority - right.priority).map(({ provider }) => provider)
+  // Whose calls nobody counts, a chain within this one, has equals that it must be compared with.
+  const comparable = yield* Effect.forEach(members, (member) =>
+    member.provider.vitals !== undefined ||
+    members.every((other) => other === member || other.priority !== member.priority)
+      ? Effect.succeed(member)
+      : Effect.map(Vitals.make(), (vitals) => ({ ...member, provider: vitals.guard(member.provider) }))
+  )
+  const ordered = Routing.make(comparable, options?.routing)
+  const steps = comparable.toSorted((left, right) => left.priority - right.priority).map(({ provider }) => provider)
   const hedge = options?.hedge === undefined ? undefined : Hedge.settingsOf(options.hedge)
   const recovery = options?.recovery ?? "continue"
   const lastResort = { busy: false, nextAt: -Infinity }
@@ -195,6 +202,19 @@ export const make: (
   ): void => {
     attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
     if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
+  }
+
+  // Whoever was called and refused has an end, too. A chain within this one tells why by its own steps.
+  const publishRefusal = (
+    request: LlmRequest.LlmRequest,
+    step: Provider,
+    error: LlmUnavailable.LlmUnavailable
+  ): void => {
+    if (!hub.active()) return
+    const last = error.attempts.at(-1)
+    const reason: Attempt.SkipReason =
+      last?._tag === "Skipped" && last.provider === step.id ? last.reason : { _tag: "Exhausted" }
+    hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
   }
 
   const recordFailure = (
@@ -218,7 +238,7 @@ export const make: (
   const walk = <A, B>(
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
-    method: Method,
+    method: Vitals.Method,
     ask: Ask<A>,
     answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>, startedAt: number) => B,
     discard: (result: A) => Effect.Effect<void>
@@ -317,7 +337,8 @@ export const make: (
     ): Effect.Effect<Effect.Effect<B, Failure> | undefined> =>
       Effect.map(nextTaker(list, index + 1, request, tooLongFor), (next) => {
         const late = !underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)
-        if (late || next === undefined || !Hedge.afford(step, request, monotonic(clock))) return undefined
+        const sent = late || next === undefined ? undefined : Hedge.afford(step, request, 0, monotonic(clock))
+        if (sent === undefined || next === undefined) return undefined
         hedges++
         paid++
         if (hub.active()) {
@@ -348,10 +369,9 @@ export const make: (
     ): Effect.Effect<B, Failure> => {
       if (error._tag === "LlmUnavailable") {
         attempts.push(...error.attempts)
-        const refusal = error.attempts.at(-1)
-        if (hub.active() && refusal?._tag === "Skipped" && refusal.provider === step.id) {
-          hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason: refusal.reason })
-        }
+        publishRefusal(request, step, error)
+        // Nobody was called, so the next call is not one more.
+        if (LlmUnavailable.wasRefused(error)) paid++
       } else {
         const decision = recordFailure(attempts, request, step, error, millis)
         if (decision.fallOver === "no") {
@@ -387,11 +407,15 @@ export const make: (
           ([step]) => {
             if (step === undefined || lastResort.busy) return unavailable
             front = -1
-            lastResort.busy = true
-            lastResort.nextAt = now + lastResortEvery
-            return Effect.onExit(call([step], 0, step, urgent, 0), () => {
-              lastResort.busy = false
-              return Effect.void
+            // From the flag on, whatever ends this call takes it back.
+            return Effect.uninterruptibleMask((restore) => {
+              if (lastResort.busy) return unavailable
+              lastResort.busy = true
+              lastResort.nextAt = now + lastResortEvery
+              return Effect.onExit(restore(call([step], 0, step, urgent, 0)), () => {
+                lastResort.busy = false
+                return Effect.void
+              })
             })
           }
         )
@@ -401,7 +425,9 @@ export const make: (
       Effect.fail(LlmUnavailable.make(attempts, { translate }))
     )
 
-    return from(ordered(request, method, monotonic(clock)), 0, request)
+    // The last resort of a chain around this one: here, too, only the step that is back soonest is asked.
+    const calm = request.lastResort ? { ...request, lastResort: false } : request
+    return from(ordered(request, method, monotonic(clock)), 0, calm)
   }
 
   const soonestFirst = (attempts: ReadonlyArray<Attempt.Attempt>): ReadonlyArray<Provider> =>
@@ -493,8 +519,11 @@ export const make: (
           return Effect.matchCauseEffect(attempt, {
             onFailure: (cause) => {
               const failure = failureOf(step, cause)
-              if (failure._tag === "LlmUnavailable") attempts.push(...failure.attempts)
-              else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
+              if (failure._tag === "LlmUnavailable") {
+                attempts.push(...failure.attempts)
+                publishRefusal(request, step, failure)
+                if (LlmUnavailable.wasRefused(failure)) request.allowance.left++
+              } else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
               return from(way + 1)
             },
             onSuccess: (joined) => {
@@ -547,7 +576,7 @@ export const make: (
     },
     generate: (asked) =>
       Clock.clockWith((clock) => {
-        const request = LlmRequest.start(asked, monotonic(clock))
+        const request = LlmRequest.allow(LlmRequest.start(asked, monotonic(clock)))
         return walk(
           clock,
           request,
@@ -564,7 +593,7 @@ export const make: (
           Effect.flatMap(Effect.scope, (scope) => {
             const clock = fiber.getRef(Clock.Clock)
             const enteredAt = monotonic(clock)
-            const request = LlmRequest.start(asked, enteredAt)
+            const request = LlmRequest.allow(LlmRequest.start(asked, enteredAt))
             const commit = (
               opening: Opened,
               step: Provider,

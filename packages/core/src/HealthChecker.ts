@@ -3,8 +3,8 @@
  *
  * **States**
  *
- * - `unhealthy`: its circuit is open, several checks in a row failed with no real call succeeding meanwhile, or fewer than half of the
- *   recent calls succeed.
+ * - `unhealthy`: its circuit is open, several checks in a row failed with no real call succeeding meanwhile, calls hang (five have waited twice
+ *   as long as 95 of 100 usually take, and nothing sent after them was answered), or fewer than half of the recent calls succeed.
  * - `degraded`: it is recovering, its last check failed, fewer than nine of ten recent calls succeed, or it takes three times as long as usual.
  * - `healthy`: everything else. What nobody knows anything about is healthy.
  *
@@ -13,9 +13,11 @@
  * A check asks the bare provider, beside the traffic of users and not through their queues, limits and breakers. It is left out while real
  * calls succeed and while the provider has asked for rest. After a good one an open circuit lets the next call try; after a bad one
  * it stays open until the check after that, so that no user pays for finding out. While checks fail, the chain passes the provider over,
- * but asks it before it gives up: a check that is wrong by itself never stops all traffic.
+ * but asks it before it gives up, and with one call in ten `interval`s: a check that is wrong by itself never stops all traffic, nor sends it to
+ * a backup for ever.
  *
- * What real calls show changes the order among steps of equal priority and what people see. Keeping calls away is the work of the breaker.
+ * What real calls show changes the order among steps of equal priority and what people see. Keeping calls away is the work of the breaker, except
+ * while calls hang: a breaker learns of silence only when the timeouts end, and until then every caller would wait for one.
  *
  * @since 0.1.0
  */
@@ -55,7 +57,7 @@ export type State = "healthy" | "degraded" | "unhealthy"
  * @category models
  * @since 0.1.0
  */
-export type Because = "well" | "circuit open" | "checks fail" | "calls fail" | "recovering" | "slow"
+export type Because = "well" | "circuit open" | "checks fail" | "calls hang" | "calls fail" | "recovering" | "slow"
 
 /**
  * How one provider is doing, since when and why.
@@ -134,6 +136,7 @@ export const judge = (rules: Rules, evidence: Evidence): readonly [State, Becaus
   const ratio = reading !== undefined && reading.calls >= rules.minimumCalls ? reading.successRatio : 1
   if (circuit?._tag === "Open" || circuit?._tag === "Isolated") return ["unhealthy", "circuit open"]
   if (checksFail && failedChecks >= rules.unhealthyAfter) return ["unhealthy", "checks fail"]
+  if (reading?.hanging === true) return ["unhealthy", "calls hang"]
   if (ratio < rules.unhealthyBelow) return ["unhealthy", "calls fail"]
   if (circuit?._tag === "HalfOpen" || circuit?.limit !== undefined) return ["degraded", "recovering"]
   if (checksFail) return ["degraded", "checks fail"]
@@ -250,6 +253,7 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
       let state: State = "healthy"
       let because: Because = "well"
       let since = clock.currentTimeMillisUnsafe()
+      let triedAt = monotonic(clock)
 
       const judged = (now: number): State => {
         const reading = self.vitals?.at(now)
@@ -284,7 +288,11 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
       yield* Effect.acquireRelease(
         Effect.sync(() => {
           watched.add(entry)
-          const stops = [self.vitals?.listen(judged), circuit?.listen(judged)]
+          const ended = (now: number): void => {
+            triedAt = now
+            judged(now)
+          }
+          const stops = [self.vitals?.listen(ended), circuit?.listen(judged)]
           return () => stops.forEach((stop) => stop?.())
         }),
         (stop) =>
@@ -302,7 +310,7 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
         if (verdict === "bad" && failedChecks === 0) failingSince = now
         failedChecks = verdict === "bad" ? failedChecks + 1 : 0
         judged(now)
-        if (circuit?.at(now)._tag !== "Open") return Effect.void
+        if (circuit === undefined) return Effect.void
         return verdict === "good" ? Effect.ignore(circuit.halfOpen) : circuit.hold(1.2 * intervalWhenDown + timeout)
       }
       let checkedAt = monotonic(clock)
@@ -352,16 +360,23 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
         ...self,
         health: judged,
         availability: (request) =>
-          Effect.suspend(() =>
-            // Only checks keep calls away, and not from those who insist: the breaker is there for what calls show.
-            failedChecks >= rules.unhealthyAfter &&
-            !request.insists &&
-            !request.lastResort &&
-            judged(monotonic(clock)) === "unhealthy" &&
-            because === "checks fail"
-              ? Effect.succeed<SkipReason>({ _tag: "Unhealthy" })
-              : self.availability(request)
-          ),
+          Effect.suspend(() => {
+            const suspected = failedChecks >= rules.unhealthyAfter || self.vitals?.mayHang() === true
+            if (!suspected || request.insists || request.lastResort) return self.availability(request)
+            const now = monotonic(clock)
+            if (judged(now) !== "unhealthy" || (because !== "checks fail" && because !== "calls hang")) {
+              return self.availability(request)
+            }
+            // Checks may be wrong by themselves, so now and then a real call finds out. Whoever asks may yet turn to somebody else.
+            if (
+              because === "checks fail" &&
+              now - Math.max(triedAt, failingSince) >= 10 * interval &&
+              self.vitals?.at(now).inFlight === 0
+            ) {
+              return self.availability(request)
+            }
+            return Effect.succeed<SkipReason>({ _tag: "Unhealthy" })
+          }),
         status: Effect.zipWith(
           self.status,
           Effect.sync(() => entry.health(monotonic(clock))),

@@ -98,15 +98,18 @@ export const delayOf = (settings: Settings, self: Provider, method: Method): num
 }
 
 /**
- * Takes one hedge from the request and from the budget of the slow provider; `false` when none is left.
+ * Takes one hedge from the request, of which `reserved` attempts are left alone, and from the budget of the slow provider. Returns the request
+ * to send, or `undefined` when none is left.
  *
  * @category accessors
  * @since 0.1.0
  */
-export const afford = (self: Provider, request: LlmRequest, now: number): boolean => {
-  if (request.allowance.left <= 0 || self.budget?.grant("hedge", now) === false) return false
+export const afford = (self: Provider, request: LlmRequest, reserved: number, now: number): LlmRequest | undefined => {
+  if (request.allowance.left <= reserved) return undefined
+  const grant = self.budget?.grant("hedge", now)
+  if (self.budget !== undefined && grant === undefined) return undefined
   request.allowance.left--
-  return true
+  return { ...request, grant }
 }
 
 /**
@@ -158,38 +161,53 @@ export const policy = (options?: Options): Policy.Policy => {
       const hedged = <A>(
         request: LlmRequest,
         method: Method,
-        ask: Effect.Effect<A, Failure>,
+        ask: (request: LlmRequest) => Effect.Effect<A, Failure>,
         discard: (answer: A) => Effect.Effect<void>
       ): Effect.Effect<A, Failure> => {
         const delay = request.lastResort ? undefined : delayOf(settings, self, method)
-        if (delay === undefined) return ask
+        if (delay === undefined) return ask(request)
         let won = false
         let hedges = 0
-        const leg = Effect.flatMap(ask, (answer) => {
-          if (won) return Effect.andThen(discard(answer), Effect.never)
-          won = true
-          return Effect.succeed(answer)
-        })
+        const leg = (request: LlmRequest) =>
+          Effect.flatMap(ask(request), (answer) => {
+            if (won) return Effect.andThen(discard(answer), Effect.never)
+            won = true
+            return Effect.succeed(answer)
+          })
         const again: Effect.Effect<Effect.Effect<A, Failure> | undefined> = Clock.clockWith((clock) =>
           Effect.map(self.availability(request), (reason) => {
-            if (reason !== undefined || !afford(self, request, monotonic(clock))) return undefined
+            const sent = reason === undefined ? afford(self, request, request.stepsLeft, monotonic(clock)) : undefined
+            if (sent === undefined) return undefined
             hedges++
+            // A hedge that waited in a line of ours until it was over was none.
+            const hedge = Effect.onExit(leg(sent), () => {
+              if (sent.grant?.sent === false) {
+                self.budget?.restore(sent.grant)
+                request.allowance.left++
+              }
+              return Effect.void
+            })
             if (hub.active()) {
               const after = Duration.millis(delay)
               hub.publish({ _tag: "Hedged", request: request.id, provider: self.id, to: self.id, after })
             }
-            return hedges < settings.hedges ? racing(leg, delay, again, fatal) : leg
+            return hedges < settings.hedges ? racing(hedge, delay, again, fatal) : hedge
           })
         )
-        return racing(leg, delay, again, fatal)
+        return racing(leg(request), delay, again, fatal)
       }
 
       return {
         ...self,
-        generate: (request) => hedged(request, "generate", self.generate(request), () => Effect.void),
+        generate: (request) => hedged(request, "generate", self.generate, () => Effect.void),
         stream: (request) =>
           opened((scope) =>
-            hedged(request, "stream", open(self.id, self.stream(request), scope), ({ close }) => close(Exit.void))
+            hedged(
+              request,
+              "stream",
+              (request) => open(self.id, self.stream(request), scope),
+              ({ close }) => close(Exit.void)
+            )
           )
       }
     })

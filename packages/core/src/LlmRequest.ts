@@ -9,6 +9,7 @@ import * as Prompt from "effect/ai/Prompt"
 import type * as Tool from "effect/ai/Tool"
 import * as Duration from "effect/Duration"
 import type * as Schema from "effect/Schema"
+import type { Grant } from "./Budget.ts"
 
 /**
  * How the model should generate. Every field is optional: what is absent is left to the provider.
@@ -69,10 +70,11 @@ export type Priority = "critical" | "normal" | "batch"
  * stored answers are shared within the scope. `cacheMatch` says how close the question of a stored answer must be. `priority` says who gives
  * way under load. `attempts` is the most calls to providers that the request may cause, retries, hedges and recoveries included.
  *
- * `id`, `allowance`, `expiresAt`, `commitBy`, `stepsLeft`, `insists` and `lastResort` are written by the chain while the request travels down.
+ * `id`, `allowance`, `grant`, `expiresAt`, `commitBy`, `stepsLeft`, `insists` and `lastResort` are written by the chain while the request travels down.
  * Policies read them and pass them on; callers leave them alone. `id` ties events together. `expiresAt` is the monotonic millisecond at which the
  * deadline ends, `commitBy` the one at which a stream must have shown its first content, so that others get their share of the time.
- * `stepsLeft` is above zero while somebody else could still take over. `allowance` is what is left of `attempts`. `insists` says that nobody who
+ * `stepsLeft` is above zero while somebody else could still take over. `allowance` is what is left of `attempts`, `grant` what a retry or a hedge was
+ * granted from the budget of the provider. `insists` says that nobody who
  * is well could answer, so a step that is merely spared (held for unhealthy by a check, or in slow start) lets it pass. `lastResort` says that every step would refuse and this one may find out:
  * breakers and cooldowns let it pass.
  *
@@ -95,6 +97,7 @@ export interface LlmRequest {
   readonly attempts: number | undefined
   readonly id: number
   readonly allowance: Allowance
+  readonly grant: Grant | undefined
   readonly expiresAt: number
   readonly commitBy: number
   readonly stepsLeft: number
@@ -183,12 +186,25 @@ export const make = (input: Input): LlmRequest => {
     attempts,
     id: 0,
     allowance: unlimited,
+    grant: undefined,
     expiresAt: Infinity,
     commitBy: Infinity,
     stepsLeft: 0,
     insists: false,
     lastResort: false
   }
+}
+
+/**
+ * Bounds the calls of a request: returns it with an allowance of its own `attempts`, or of `attempts` where it has none. A request whose allowance
+ * is bounded already, in a chain within a chain, keeps it.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const allow = (self: LlmRequest, attempts?: number): LlmRequest => {
+  const most = self.attempts ?? attempts
+  return most === undefined || self.allowance !== unlimited ? self : { ...self, allowance: { left: most - 1 } }
 }
 
 // Taking one from infinity leaves infinity, so that all requests may share it.

@@ -283,7 +283,7 @@ export interface Options<out R = never> {
  * **Details**
  *
  * Each part takes its own options, or `"off"`. Three are off unless they get options, because nobody can guess them or because they cost money:
- * `bulkhead` and `hedge` (the same provider asked twice) go around all others, `adaptiveConcurrency` goes around the breaker. `rateLimit` only
+ * `hedge` (the same provider asked twice) and `bulkhead` go around all others, `adaptiveConcurrency` goes around the breaker. `rateLimit` only
  * learns from what the provider reports, unless it gets limits of your own.
  *
  * @category policies
@@ -291,8 +291,8 @@ export interface Options<out R = never> {
  */
 export const standard = <R = never>(options?: StandardOptions<R>): Policy.Policy<NoInfer<R>> =>
   Policy.all([
-    options?.bulkhead === undefined || options.bulkhead === "off" ? Policy.none : Bulkhead.policy(options.bulkhead),
     options?.hedge === undefined || options.hedge === "off" ? Policy.none : Hedge.policy(options.hedge),
+    options?.bulkhead === undefined || options.bulkhead === "off" ? Policy.none : Bulkhead.policy(options.bulkhead),
     options?.retry === "off" ? Policy.none : Retry.policy(options?.retry),
     options?.cooldown === "off" ? Policy.none : Cooldown.policy(options?.cooldown),
     options?.throttle === "off" ? Policy.none : Throttle.policy(options?.throttle),
@@ -430,11 +430,11 @@ const numbered = (
   attempts: number
 ): Provider.Provider => {
   let requests = 0
+  // A request that comes from a chain around this one keeps its number and what is left of its attempts.
   const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
-    ...request,
-    id: ++requests,
-    deadline: request.deadline ?? standing,
-    allowance: { left: (request.attempts ?? attempts) - 1 }
+    ...LlmRequest.allow(request, attempts),
+    id: request.id === 0 ? ++requests : request.id,
+    deadline: request.deadline ?? standing
   })
   return {
     ...self,

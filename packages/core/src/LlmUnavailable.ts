@@ -76,6 +76,15 @@ export const make = (
   )
 }
 
+/**
+ * Checks whether nobody was called at all: every step was passed over.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const wasRefused = ({ attempts }: LlmUnavailable): boolean =>
+  attempts.length > 0 && attempts.every((attempt) => attempt._tag === "Skipped")
+
 const soonest = (attempts: ReadonlyArray<Attempt.Attempt>): Duration.Duration | undefined => {
   let result: Duration.Duration | undefined
   let anyMoment = false

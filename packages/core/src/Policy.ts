@@ -231,13 +231,15 @@ const settleAll = (
   now: number,
   outcomeSince: (start: number) => Outcome
 ): Effect.Effect<void> => {
+  // One that dies must not keep the others from getting their tickets back. Most have nothing left to do when they return.
   const from = (index: number): Effect.Effect<void> => {
     const one = taken[index]
     if (one === undefined) return Effect.void
-    const settled = one.observer.settle(one.ticket, outcomeSince(one.start), now)
-    return index === 0
-      ? settled
-      : Effect.andThen(
+    const settle = () => one.observer.settle(one.ticket, outcomeSince(one.start), now)
+    const settled = one.observer.instant === true ? settle() : Effect.suspend(settle)
+    return settled === Effect.void
+      ? from(index - 1)
+      : Effect.ensuring(
           settled,
           Effect.suspend(() => from(index - 1))
         )

@@ -25,6 +25,7 @@ import * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
@@ -34,6 +35,7 @@ import { monotonic } from "./internal/monotonic.ts"
 import { open, opened, type Opened } from "./internal/opening.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
+import * as LlmUnavailable from "./LlmUnavailable.ts"
 import * as Notice from "./Notice.ts"
 import type * as Policy from "./Policy.ts"
 import type { Failure } from "./Provider.ts"
@@ -141,10 +143,10 @@ export const policy = (options?: Options): Policy.Policy => {
       const retrying = <A>(
         request: LlmRequest.LlmRequest,
         until: number,
-        attempt: Effect.Effect<A, Failure>,
+        ask: (request: LlmRequest.LlmRequest) => Effect.Effect<A, Failure>,
         late: (answer: A) => A
       ): Effect.Effect<A, Failure> =>
-        Effect.catch(attempt, (first) =>
+        Effect.catch(ask(request), (first) =>
           Effect.gen(function* () {
             if (!mayRetry(table, request, first, maxRetryAfter)) return yield* Effect.fail(first)
             const next = yield* Schedule.toStep(schedule)
@@ -163,19 +165,14 @@ export const policy = (options?: Options): Policy.Policy => {
               const reason = yield* self.availability(request)
               if (reason !== undefined && !endsWithin(reason, delay)) return yield* Effect.fail(error)
               if (request.allowance.left <= request.stepsLeft) return yield* Effect.fail(error)
-              if (self.budget?.grant("retry", monotonic(clock)) === false) return yield* Effect.fail(error)
-              request.allowance.left--
-              if (hub.active()) {
+              const announce = (): void => {
+                if (!hub.active()) return
                 hub.publish({ _tag: "Retried", request: request.id, provider: self.id, attempt: retries, delay, error })
               }
-              yield* Effect.onInterrupt(Effect.sleep(delay), () =>
-                Effect.sync(() => {
-                  self.budget?.restore()
-                  request.allowance.left++
-                })
-              )
-              const lost = monotonic(clock) - failedAt
-              const result = yield* Effect.result(attempt)
+              const again = yield* onceMore(clock, request, delay, ask, announce)
+              if (again === undefined) return yield* Effect.fail(error)
+              const { result, sentAt } = again
+              const lost = sentAt - failedAt
               if (result._tag === "Success") return lost >= slowerAfter ? late(result.success) : result.success
               // A refusal of our own tells less than the error that led to it.
               if (result.failure._tag === "LlmUnavailable") return yield* Effect.fail(error)
@@ -184,6 +181,34 @@ export const policy = (options?: Options): Policy.Policy => {
             }
           })
         )
+
+      // Waits and asks again, or returns `undefined` when the budget has none left. What the provider never saw, because the caller left or another
+      // policy refused it, is given back.
+      const onceMore = <A>(
+        clock: Clock.Clock,
+        request: LlmRequest.LlmRequest,
+        delay: Duration.Duration,
+        ask: (request: LlmRequest.LlmRequest) => Effect.Effect<A, Failure>,
+        announce: () => void
+      ) =>
+        Effect.uninterruptibleMask((restore) => {
+          const grant = self.budget?.grant("retry", monotonic(clock))
+          if (self.budget !== undefined && grant === undefined) return Effect.undefined
+          request.allowance.left--
+          announce()
+          let sentAt: number | undefined
+          const asked = Effect.suspend(() => {
+            sentAt = monotonic(clock)
+            return Effect.result(ask({ ...request, grant }))
+          })
+          return Effect.onExit(restore(Effect.andThen(Effect.sleep(delay), asked)), (exit) => {
+            if (grant !== undefined) self.budget?.restore(grant)
+            const failure = Exit.isSuccess(exit) && exit.value._tag === "Failure" ? exit.value.failure : undefined
+            const wasRefused = failure?._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(failure)
+            if (sentAt === undefined || wasRefused) request.allowance.left++
+            return Effect.void
+          }).pipe(Effect.map((result) => ({ result, sentAt: sentAt ?? 0 })))
+        })
 
       const started = (request: LlmRequest.LlmRequest): Effect.Effect<LlmRequest.LlmRequest> =>
         request.deadline === undefined
@@ -202,9 +227,9 @@ export const policy = (options?: Options): Policy.Policy => {
         ...self,
         generate: (asked) =>
           asked.deadline === undefined
-            ? retrying(asked, asked.expiresAt, self.generate(asked), lateAnswer)
+            ? retrying(asked, asked.expiresAt, self.generate, lateAnswer)
             : Effect.flatMap(started(asked), (request) =>
-                retrying(request, request.expiresAt, self.generate(request), lateAnswer)
+                retrying(request, request.expiresAt, self.generate, lateAnswer)
               ),
         stream: (asked) =>
           opened((scope) =>
@@ -212,7 +237,7 @@ export const policy = (options?: Options): Policy.Policy => {
               retrying(
                 request,
                 Math.min(request.expiresAt, request.commitBy),
-                open(self.id, self.stream(request), scope),
+                (request) => open(self.id, self.stream(request), scope),
                 lateStream
               )
             )

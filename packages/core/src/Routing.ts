@@ -9,7 +9,8 @@
  * - `ordered`: as they are written.
  * - `weighted` (default): in turn, in proportion to their weights, evenly interleaved (the smooth weighted round robin of nginx).
  * - `least-latency`: the smallest product of mean latency and calls under way ("peak EWMA", Finagle), so that a fast step is not asked until it
- *   is slow. A step that nobody has measured yet is tried first.
+ *   is slow. A step that nobody has measured yet counts as half as slow as the fastest. What was measured fades by half in 30 s without a call, so
+ *   that one slow answer does not cost a step all later ones.
  * - `least-busy`: the fewest calls under way for its weight.
  * - `cheapest`: the lowest price, at three input tokens for each output token; unknown prices last.
  * - a function of your own.
@@ -20,9 +21,10 @@
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"
+import { fade } from "./internal/decay.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import type { Provider } from "./Provider.ts"
-import type { Method } from "./Vitals.ts"
+import type { Method, Reading } from "./Vitals.ts"
 
 /**
  * One step and what is known about it.
@@ -131,7 +133,7 @@ export const make = (
               ? [...new Set([...strategy(candidates, request), ...candidates])].filter((one) =>
                   candidates.includes(one)
                 )
-              : sortBy(candidates, costs[strategy])
+              : sortBy(candidates, strategy === "least-latency" ? latencyCost(candidates) : costs[strategy])
       return sortBy(chosen, ({ health }) => ranks[health]).map(({ provider }) => provider)
     })
 }
@@ -143,10 +145,15 @@ const candidateOf = ({ provider, weight }: Member, method: Method, now: number):
     provider,
     weight,
     health: isBack(provider, now) ? "healthy" : (provider.health?.(now) ?? "healthy"),
-    latency: reading?.latency[method],
+    latency: reading === undefined ? undefined : faded(reading, method, now),
     inFlight: reading?.inFlight ?? 0,
     price: price === undefined ? undefined : (3 * price.inputPerMillion + price.outputPerMillion) / 4
   }
+}
+
+const faded = ({ latency, measuredAt }: Reading, method: Method, now: number): number | undefined => {
+  const mean = latency[method]
+  return mean === undefined ? undefined : mean * fade(now - measuredAt[method], 30_000)
 }
 
 // A step whose circuit may be probed, or that starts slowly, takes its place again: who is asked last is never asked while the others are
@@ -165,9 +172,17 @@ const isBack = (provider: Provider, now: number): boolean => {
 
 const ranks = { healthy: 0, degraded: 1, unhealthy: 2 }
 
-const costs: { readonly [S in Exclude<Strategy, "weighted" | Function>]: (candidate: Candidate) => number } = {
+// Without any measurement it is the number of calls under way that counts.
+const latencyCost = (candidates: ReadonlyArray<Candidate>): ((candidate: Candidate) => number) => {
+  const least = candidates.reduce((least, { latency }) => Math.min(least, latency ?? Infinity), Infinity)
+  const unknown = least === Infinity ? 1 : least / 2
+  return ({ inFlight, latency }) => (latency ?? unknown) * (inFlight + 1)
+}
+
+const costs: {
+  readonly [S in Exclude<Strategy, "weighted" | "least-latency" | Function>]: (candidate: Candidate) => number
+} = {
   ordered: () => 0,
-  "least-latency": ({ inFlight, latency }) => (latency ?? 0) * (inFlight + 1),
   "least-busy": ({ inFlight, weight }) => inFlight / weight,
   cheapest: ({ price }) => price ?? Infinity
 }

@@ -38,8 +38,10 @@ export type Method = "generate" | "stream"
  * **Details**
  *
  * - `calls`: how many calls the ratio rests on; it fades, so it is no whole number. `successRatio` is 1 when there was none.
- * - `inFlight`: calls under way; a stream until its end.
- * - `latency`: the mean of the last minute or so, in milliseconds; `usual`: that of the last ten or twenty minutes. Absent when unknown.
+ * - `inFlight`: calls under way; a stream until its end. `hanging`: five of them have waited for an answer, or a first content, twice as
+ *   long as 95 of 100 usually do (and 3 s at least), and nothing that was sent after them was answered.
+ * - `latency`: the mean of the last minute or so, in milliseconds; `usual`: that of the last ten or twenty minutes. Absent when unknown. `measuredAt`
+ *   is the monotonic millisecond of the last one.
  * - `succeededAt`, `failedAt`: monotonic milliseconds of the last one, `-Infinity` when there was none. `lastError` is that of the last failure.
  *
  * @category models
@@ -49,8 +51,10 @@ export interface Reading {
   readonly calls: number
   readonly successRatio: number
   readonly inFlight: number
+  readonly hanging: boolean
   readonly latency: { readonly [M in Method]: number | undefined }
   readonly usual: { readonly [M in Method]: number | undefined }
+  readonly measuredAt: { readonly [M in Method]: number }
   readonly succeededAt: number
   readonly failedAt: number
   readonly lastError: ProviderError.ProviderError | undefined
@@ -64,6 +68,7 @@ export interface Reading {
  * - `reading`: the figures now. `at` is the same for policies that have read the monotonic clock already.
  * - `quantile`: the latency in milliseconds that this share of the newest calls did not exceed, or `undefined` before `warmUp` of them. A
  *   call that was given up after it had lasted longer counts as well: it is known to take at least that long.
+ * - `mayHang`: whether so many wait that it is worth looking whether they hang, for those who ask before every call.
  * - `listen`: calls a function after each end of a call, until the returned function is called. It must not throw.
  *
  * @category models
@@ -73,6 +78,7 @@ export interface Vitals {
   readonly reading: Effect.Effect<Reading>
   readonly at: (now: number) => Reading
   readonly quantile: (method: Method, share: number) => number | undefined
+  readonly mayHang: () => boolean
   readonly listen: (listener: (now: number) => void) => () => void
   readonly guard: (self: Provider) => Provider
 }
@@ -94,6 +100,13 @@ export interface Options {
 }
 
 const window = 128
+const enough = 5
+const patience = 3000
+
+interface Waiting {
+  readonly method: Method
+  readonly since: number
+}
 
 interface Mean {
   readonly weight: number
@@ -141,22 +154,46 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
     let inFlight = 0
     let counted = { at: -Infinity, calls: 0, failures: 0 }
     let succeededAt = -Infinity
+    // When the last sent of the calls was sent that were answered.
+    let answered = -Infinity
     let failedAt = -Infinity
     let lastError: ProviderError.ProviderError | undefined
     const paces: { [M in Method]: Pace } = { generate: unknown, stream: unknown }
     const latencies = { generate: newest(window), stream: newest(window) }
 
-    const started = Effect.sync(() => {
+    // In the order in which they were sent, so that those who have waited longest come first.
+    const waiting = new Set<Waiting>()
+
+    const start = (method: Method, now: number): Waiting => {
+      const call = { method, since: now }
       inFlight++
-    })
-    const settle = (method: Method, outcome: Policy.Outcome, now: number): void => {
+      waiting.add(call)
+      return call
+    }
+    // A slow call says nothing while others that were sent after it are answered. Late answers from before an outage say nothing either.
+    const hanging = (now: number): boolean => {
+      if (waiting.size < enough) return false
+      let seen = 0
+      let looked = 0
+      for (const { method, since } of waiting) {
+        const usual = quantile(method, 0.95)
+        if (usual === undefined || ++looked > 64) return false
+        if (since <= answered || now - since < Math.max(patience, 2 * usual)) continue
+        if (++seen === enough) return true
+      }
+      return false
+    }
+    const settle = (call: Waiting, outcome: Policy.Outcome, now: number): void => {
+      const { method } = call
       inFlight--
+      waiting.delete(call)
       const verdict = verdictOf(table, outcome)
       if (verdict !== "ignored") {
         const kept = fade(now - counted.at, halfLife)
         const failures = counted.failures * kept + (verdict === "failure" ? 1 : 0)
         counted = { at: now, calls: counted.calls * kept + 1, failures }
         if (verdict === "success") succeededAt = now
+        if (verdict === "success") answered = Math.max(answered, call.since)
         else failedAt = now
       }
       if (verdict === "failure" && outcome._tag === "Failed" && outcome.error._tag !== "LlmUnavailable") {
@@ -179,23 +216,34 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
       calls: counted.calls * fade(now - counted.at, halfLife),
       successRatio: counted.calls === 0 ? 1 : 1 - counted.failures / counted.calls,
       inFlight,
+      hanging: hanging(now),
       latency: { generate: meanOf(paces.generate.recent), stream: meanOf(paces.stream.recent) },
       usual: { generate: meanOf(paces.generate.usual), stream: meanOf(paces.stream.usual) },
+      measuredAt: { generate: paces.generate.at, stream: paces.stream.at },
       succeededAt,
       failedAt,
       lastError
     })
 
     const observe = (method: Method) =>
-      Policy.observe<void>({
+      Policy.observe<Waiting>({
         instant: true,
-        admit: () => started,
-        settle: (_, outcome, now) => Effect.sync(() => settle(method, outcome, now))
+        admit: (_, now) => Effect.succeed(start(method, now)),
+        commit: (call) => {
+          waiting.delete(call)
+          answered = Math.max(answered, call.since)
+          return call
+        },
+        settle: (call, outcome, now) => {
+          settle(call, outcome, now)
+          return Effect.void
+        }
       })
     const vitals: Vitals = {
       reading: Clock.clockWith((clock) => Effect.sync(() => at(monotonic(clock)))),
       at,
       quantile,
+      mayHang: () => waiting.size >= enough,
       listen: (listener) => {
         listeners.add(listener)
         return () => listeners.delete(listener)

@@ -21,6 +21,7 @@ type Written = Exclude<
   | "attempts"
   | "id"
   | "allowance"
+  | "grant"
   | "expiresAt"
   | "commitBy"
   | "stepsLeft"

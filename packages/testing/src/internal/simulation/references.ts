@@ -49,10 +49,12 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
   let state: "Closed" | "Open" | "HalfOpen" | "Isolated" = "Closed"
   let epoch = 0
   let until = 0
+  let openedAt = 0
   let history: Array<Seen> = []
   let admissions = 0
   // Calls that were admitted one after the other and all failed, the newest eight such rows.
   let rows: ReadonlyArray<ReadonlyArray<number>> = []
+  let lastGood = -1
   let probing = new Map<Ticket, number>()
   let probed: ReadonlyArray<Seen> = []
   let changedAt = -Infinity
@@ -64,6 +66,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     epoch++
     history = []
     rows = []
+    lastGood = -1
     probed = []
     probing = new Map()
     slowly = undefined
@@ -72,6 +75,7 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
   const close = (now: number): void => enter("Closed", now)
   const open = (now: number, retryAfter: number): void => {
     enter("Open", now)
+    openedAt = now
     until = now + Math.max(rules.openFor, Math.min(retryAfter, rules.maxOpenFor))
   }
   // What time alone does.
@@ -113,11 +117,12 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     if (state === "Closed") {
       history.push(seen)
       forget(now)
-      if (failed) {
+      if (!failed) lastGood = Math.max(lastGood, ticket.number)
+      if (failed && ticket.number > lastGood) {
         const touches = (row: ReadonlyArray<number>) => row.some((one) => Math.abs(one - ticket.number) === 1)
         const joined = [...rows.filter(touches).flat(), ticket.number]
         rows = [...rows.filter((row) => !touches(row)), joined].slice(-8)
-      }
+      } else if (!failed) rows = rows.filter((row) => Math.max(...row) > ticket.number)
       if (trips()) open(now, retryAfter)
       return
     }
@@ -167,8 +172,10 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
       }
       if (ticket.epoch === epoch && probing.has(ticket)) record(ticket, false, 0, now, now - ticket.startedAt)
       if (state !== "Closed") return ticket
-      // It is the same call still.
-      return admit(now, ticket.number)
+      // It is the same call still, and has shown its first content.
+      const again = admit(now, ticket.number)
+      early(again, "success", now)
+      return again
     },
     ended: (ticket, verdict, retryAfter, now, duration) => {
       elapse(now)
@@ -188,7 +195,10 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     },
     hold: (now, millis) => {
       elapse(now)
-      if (state === "Open") until = Math.max(until, now + millis)
+      if (state === "HalfOpen" && probing.size === 0 && probed.length === 0 && now < openedAt + rules.maxOpenFor) {
+        enter("Open", now)
+        until = now + millis
+      } else if (state === "Open") until = Math.max(until, Math.min(now + millis, openedAt + rules.maxOpenFor))
     },
     state: (now) => {
       elapse(now)
