@@ -35,53 +35,6 @@ describe("Meter", () => {
     assert.strictEqual(Meter.waitFor(Meter.take(full, 1, 0), 10, 0), 15_000)
   })
 
-  it("learns how quickly a limit is filled from its size, its rest and its reset", () => {
-    const meter = Meter.learn(undefined, { limit: 100, remaining: 0, resetMillis: 200_000 }, 60_000, 5000)
-
-    assert.isDefined(meter)
-    assert.deepStrictEqual(
-      [1, 10].map((amount) => Meter.waitFor(meter, amount, 5000)),
-      [2000, 20_000]
-    )
-    assert.strictEqual(Meter.left(meter, 25_000), 10)
-  })
-
-  it("is closed until the reset when nothing is left and nobody says of how much, but not for ever", () => {
-    const told = (resetMillis: number) =>
-      Meter.learn(undefined, { limit: undefined, remaining: 0, resetMillis }, 60_000, 0)
-
-    const [short, long] = [told(10_000), told(1e9)]
-    assert.isDefined(short)
-    assert.isDefined(long)
-    assert.strictEqual(Meter.waitFor(short, 1, 0), 10_000)
-    assert.deepStrictEqual([Meter.left(short, 9999), Meter.left(short, 10_000)], [0, Infinity])
-    assert.strictEqual(Meter.waitFor(long, 1, 0), 60_000)
-  })
-
-  it("keeps what was taken and is not in the report yet", () => {
-    const report = { limit: 10, remaining: 5, resetMillis: 30_000 }
-    const meter = Meter.learn(undefined, report, 60_000, 0)
-    assert.isDefined(meter)
-    const taken = Meter.take(meter, 4, 0)
-
-    const again = Meter.learn(taken, report, 60_000, 0)
-    assert.isDefined(again)
-    assert.strictEqual(Meter.left(again, 0), 1)
-  })
-
-  it("learns nothing from half a report", () => {
-    for (const report of [
-      { limit: 10, remaining: undefined, resetMillis: 1000 },
-      { limit: 10, remaining: 5, resetMillis: undefined },
-      { limit: 10, remaining: 10, resetMillis: 1000 },
-      { limit: 10, remaining: 12, resetMillis: 1000 },
-      { limit: 10, remaining: 5, resetMillis: 0 },
-      { limit: undefined, remaining: 5, resetMillis: 1000 }
-    ]) {
-      assert.isUndefined(Meter.learn(undefined, report, 60_000, 0))
-    }
-  })
-
   it.effect.prop(
     "does what a bucket does that is filled drop by drop",
     {

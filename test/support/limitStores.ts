@@ -1,6 +1,6 @@
 /** What every store of rate limits must do. */
 import { assert, describe, it } from "@effect/vitest"
-import { Meter, RateLimitStore } from "@llm-resilience/core"
+import { Meter, RateLimitStore, ToldMeter } from "@llm-resilience/core"
 import { Effect, type Layer, Schema } from "effect"
 
 const between = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
@@ -12,12 +12,14 @@ const Parts = Schema.Array(Schema.Struct({ name: Schema.Literals(names), amount:
 
 const Move = Schema.Union([
   Schema.TaggedStruct("Take", { parts: Parts, maxWait: Schema.Literals([5000, 25_000, 1e9]) }),
-  Schema.TaggedStruct("Give", { parts: Parts, sign: Schema.Literals([1, -1]) }),
+  Schema.TaggedStruct("Give", { parts: Parts, sign: Schema.Literals([1, -1]), call: between(0, 5) }),
   Schema.TaggedStruct("Tell", {
     name: Schema.Literals(["told.requests", "told.tokens"]),
     limit: Schema.UndefinedOr(Schema.Literal(12)),
     remaining: Schema.UndefinedOr(Schema.Literals([0, 6, 12])),
-    resetMillis: Schema.UndefinedOr(Schema.Literals([0, 120_000]))
+    resetMillis: Schema.UndefinedOr(Schema.Literals([0, 120_000])),
+    ageMillis: Schema.Literals([0, 40_000, 240_000]),
+    call: between(0, 5)
   })
 ])
 
@@ -48,45 +50,70 @@ export const conforms = <E>(options: {
           Effect.gen(function* () {
             const store = yield* RateLimitStore.RateLimitStore
             const key = `k${keys++}`
-            const meters = new Map<RateLimitStore.Name, Meter.Meter>()
-            const meterOf = ({ name, perMinute }: RateLimitStore.Part) =>
-              meters.get(name) ?? (perMinute === undefined ? undefined : Meter.perMinute(perMinute))
+            const own = new Map<RateLimitStore.Name, Meter.Meter>()
+            const told = new Map<RateLimitStore.Name, ToldMeter.ToldMeter>()
+            // The marks of the calls that took, one for each meter; a call before the first has none.
+            const calls: Array<ReadonlyMap<RateLimitStore.Name, number | undefined>> = [new Map()]
+            const markOf = (call: number, name: RateLimitStore.Name) => calls[call % calls.length]?.get(name)
 
             for (const move of moves) {
               if (move._tag === "Tell") {
-                yield* store.tell(key, move.name, move)
-                const meter = Meter.learn(meters.get(move.name), move, 60_000, 0)
-                if (meter !== undefined) meters.set(move.name, meter)
+                const report = { ...move, mark: markOf(move.call, move.name) }
+                yield* store.tell(key, move.name, report)
+                const meter = ToldMeter.learn(told.get(move.name), report, 60_000, 0)
+                if (meter !== undefined) told.set(move.name, meter)
                 continue
               }
               const parts = withLimits(move.parts)
-              const known = parts.flatMap((part) => {
-                const meter = meterOf(part)
-                return meter === undefined ? [] : [{ part, meter }]
-              })
               if (move._tag === "Give") {
-                const given = parts.map((part) => ({ ...part, amount: part.amount * move.sign }))
+                const given = parts.map((part) => ({
+                  ...part,
+                  amount: part.amount * move.sign,
+                  mark: markOf(move.call, part.name)
+                }))
                 yield* store.give(key, given)
-                for (const { meter, part } of known) {
-                  meters.set(part.name, Meter.take(meter, -part.amount * move.sign, 0))
+                for (const { amount, mark, name, perMinute } of given) {
+                  const meter = told.get(name)
+                  if (perMinute !== undefined) {
+                    own.set(name, Meter.take(own.get(name) ?? Meter.perMinute(perMinute), -amount, 0))
+                  } else if (meter !== undefined) told.set(name, ToldMeter.give(meter, amount, mark, 0))
                 }
                 continue
               }
-              const expected = Math.max(0, ...known.map(({ meter, part }) => Meter.waitFor(meter, part.amount, 0)))
+              const waits = parts.map(({ amount, name, perMinute }) => {
+                const meter = told.get(name)
+                return perMinute !== undefined
+                  ? Meter.waitFor(own.get(name) ?? Meter.perMinute(perMinute), amount, 0)
+                  : meter === undefined
+                    ? 0
+                    : ToldMeter.waitFor(meter, amount, 0)
+              })
+              const expected = Math.max(0, ...waits)
               const result = yield* store.take(key, parts, move.maxWait)
               assert.closeTo(result.wait, expected, 4000)
               assert.strictEqual(result.taken, expected <= move.maxWait)
-              if (result.taken)
-                for (const { meter, part } of known) meters.set(part.name, Meter.take(meter, part.amount, 0))
-              parts.forEach((part, index) => {
-                const meter = meterOf(part)
+              parts.forEach(({ amount, name, perMinute }, index) => {
+                const isTaken = result.taken
                 const seen = result.left[index]
-                if (meter === undefined) return assert.isUndefined(seen)
-                const left = Meter.left(meter, 0)
+                let left: number | undefined
+                if (perMinute !== undefined) {
+                  const meter = own.get(name) ?? Meter.perMinute(perMinute)
+                  const after = isTaken ? Meter.take(meter, amount, 0) : meter
+                  own.set(name, after)
+                  left = Meter.left(after, 0)
+                } else {
+                  const meter = told.get(name)
+                  if (meter === undefined) return assert.isUndefined(seen)
+                  const after = isTaken ? ToldMeter.take(meter, amount, 0) : meter
+                  told.set(name, after)
+                  left = ToldMeter.left(after, 0)
+                  assert.strictEqual(result.marks[index], isTaken ? after.taken : undefined)
+                }
                 return left === Infinity
                   ? assert.strictEqual(seen, left)
                   : assert.closeTo(seen ?? Number.NaN, left, 0.4)
               })
+              if (result.taken) calls.push(new Map(parts.map(({ name }, index) => [name, result.marks[index]])))
             }
           })
         ),

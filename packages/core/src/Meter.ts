@@ -11,7 +11,7 @@
  */
 
 /**
- * A meter. One without an interval only says when it opens again.
+ * A meter.
  *
  * @category models
  * @since 0.1.0
@@ -56,46 +56,10 @@ export const take = (self: Meter, amount: number, now: number): Meter => ({
 })
 
 /**
- * Returns what is left, which is negative for a meter that is overdrawn, and 0 for one without an interval that is not open.
+ * Returns what is left, which is negative for a meter that is overdrawn.
  *
  * @category accessors
  * @since 0.1.0
  */
-export const left = (self: Meter, now: number): number => {
-  const missing = Math.max(self.fullAt, now) - now
-  if (self.interval === 0) return missing > 0 ? 0 : Infinity
-  return (self.window - missing) / self.interval
-}
-
-/**
- * What somebody else reports about a limit: its size, what is left of it, and the milliseconds until it is full again.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Report {
-  readonly limit: number | undefined
-  readonly remaining: number | undefined
-  readonly resetMillis: number | undefined
-}
-
-/**
- * Learns from a report; `undefined` when it says nothing.
- *
- * **Details**
- *
- * A report with all three numbers says how quickly the limit is filled. One without its size that has nothing left closes the meter until its
- * reset, at most `longest`. What was taken here since and is not in the report yet is kept: the later of the two moments counts.
- *
- * @category combinators
- * @since 0.1.0
- */
-export const learn = (self: Meter | undefined, report: Report, longest: number, now: number): Meter | undefined => {
-  const { limit, remaining, resetMillis } = report
-  if (remaining === undefined || resetMillis === undefined || !(resetMillis > 0)) return undefined
-  if (limit === undefined && remaining > 0) return undefined
-  if (limit !== undefined && !(remaining < limit)) return undefined
-  const interval = limit === undefined ? 0 : resetMillis / (limit - Math.max(0, remaining))
-  const until = now + (limit === undefined ? Math.min(resetMillis, longest) : resetMillis)
-  return { fullAt: Math.max(self?.fullAt ?? until, until), interval, window: (limit ?? 0) * interval }
-}
+export const left = (self: Meter, now: number): number =>
+  (self.window - (Math.max(self.fullAt, now) - now)) / self.interval

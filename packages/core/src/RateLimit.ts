@@ -7,11 +7,13 @@
  * **Two sources**
  *
  * - `requestsPerMinute` and `tokensPerMinute`: limits of your own, for instance your part of a limit that several applications share.
- * - What the provider reports with an answer (`LlmResponse.limits`: size, rest, time until it is full). It tells of everybody's use. A limit with
- *   nothing left makes calls wait as long as the provider says that it takes to fill what they need.
+ * - What the provider reports with an answer (`LlmResponse.limits`: size, rest, time until it is full). It tells of everybody's use. The newest
+ *   report replaces what was known. A call that the rest covers passes; another waits until there is enough, if the limit is filled evenly or all
+ *   at once, whichever is sooner.
  *
- * A policy without options only learns; it lets the call pass that is to find out whether anybody can answer. Both are meters that are filled evenly ({@link Meter}), in a {@link RateLimitStore}: in memory, or in a
- * Redis that processes share. When the store fails, calls pass and an event tells.
+ * A policy without options only learns; it lets the call pass that is to find out whether anybody can answer. The first source is a {@link Meter}, the
+ * second a {@link ToldMeter}, both in a {@link RateLimitStore}: in memory, or in a Redis that processes share. When the store fails, calls pass and an
+ * event tells.
  *
  * **Waiting**
  *
@@ -192,9 +194,8 @@ interface Ticket extends Estimate {
   readonly request: LlmRequest
   /** What was taken; `undefined` when the store failed. */
   readonly parts: ReadonlyArray<RateLimitStore.Part> | undefined
+  readonly marks: ReadonlyArray<number | undefined>
 }
-
-const tokensOf = { tokens: true, "told.tokens": true, "told.inputTokens": true, "told.outputTokens": true } as const
 
 const build = (
   settings: Settings,
@@ -206,15 +207,17 @@ const build = (
     const { requestsPerMinute, tokensPerMinute } = settings
     const isLocal = storeWithin === Infinity
     const nothing: Estimate = { input: 0, output: 0 }
-    // Until the first report there is nothing to look up, for the others either.
-    let isTold = false
+    // What was never reported need not be looked up.
+    const told: { -readonly [name in keyof Limits]: boolean } = {}
 
     // A report may be out of date: the call that is to find out whether anybody is back may find that out as well.
     const findsOut = (request: LlmRequest): boolean =>
       request.lastResort && requestsPerMinute === undefined && tokensPerMinute === undefined
 
     const estimate = (request: LlmRequest): Estimate =>
-      isTold || tokensPerMinute !== undefined ? settings.estimate(request) : nothing
+      tokensPerMinute !== undefined || told.tokens || told.inputTokens || told.outputTokens
+        ? settings.estimate(request)
+        : nothing
 
     const partsOf = (requests: number, { input, output }: Estimate): ReadonlyArray<RateLimitStore.Part> => {
       const parts: Array<RateLimitStore.Part> = []
@@ -222,14 +225,10 @@ const build = (
       if (requestsPerMinute !== undefined)
         parts.push({ name: "requests", amount: requests, perMinute: requestsPerMinute })
       if (tokensPerMinute !== undefined) parts.push({ name: "tokens", amount: tokens, perMinute: tokensPerMinute })
-      if (isTold) {
-        parts.push(
-          { name: "told.requests", amount: requests },
-          { name: "told.tokens", amount: tokens },
-          { name: "told.inputTokens", amount: input },
-          { name: "told.outputTokens", amount: output }
-        )
-      }
+      if (told.requests) parts.push({ name: "told.requests", amount: requests })
+      if (told.tokens) parts.push({ name: "told.tokens", amount: tokens })
+      if (told.inputTokens) parts.push({ name: "told.inputTokens", amount: input })
+      if (told.outputTokens) parts.push({ name: "told.outputTokens", amount: output })
       return parts
     }
 
@@ -255,14 +254,15 @@ const build = (
     const admit = (self: Provider, request: LlmRequest, now: number): Effect.Effect<Ticket, Failure> => {
       const cost = estimate(request)
       const parts = findsOut(request) ? none : partsOf(1, cost)
-      const ticket: Ticket = { ...cost, request, parts }
+      const ticket: Ticket = { ...cost, request, parts, marks: noMarks }
       if (parts.length === 0) return Effect.succeed(ticket)
       const taking = store.take(key, parts, patienceOf(request, now))
       return Effect.matchCauseEffect(isLocal ? taking : asked(taking), {
         onFailure: (cause) => Effect.as(report(self.id, "take")(cause), { ...ticket, parts: undefined }),
-        onSuccess: ({ by, taken, wait }) => {
+        onSuccess: ({ by, marks, taken, wait }) => {
           if (!taken) return refuse(self, wait)
-          return wait > 0 ? waiting(self, ticket, wait, by) : Effect.succeed(ticket)
+          const admitted = marks.length === 0 ? ticket : { ...ticket, marks }
+          return wait > 0 ? waiting(self, admitted, wait, by) : Effect.succeed(admitted)
         }
       })
     }
@@ -276,11 +276,11 @@ const build = (
       const wait = Duration.millis(millis)
       return Effect.map(
         Effect.onExit(Effect.interruptible(Effect.sleep(wait)), (exit) =>
-          Exit.isFailure(exit) ? tell(self.id, store.give(key, ticket.parts ?? [])) : Effect.void
+          Exit.isFailure(exit) ? tell(self.id, store.give(key, marked(ticket))) : Effect.void
         ),
         () => {
           if (hub.active()) {
-            const limit = by !== undefined && by in tokensOf ? "tokens" : "requests"
+            const limit = by === undefined || meters[by] === "requests" ? "requests" : "tokens"
             hub.publish({ _tag: "Throttled", request: ticket.request.id, provider: self.id, limit, wait })
           }
           return ticket
@@ -289,21 +289,27 @@ const build = (
     }
 
     const settle = (self: Provider, ticket: Ticket, outcome: Policy.Outcome): Effect.Effect<void> => {
-      const unused = unusedBy(ticket, outcome)
-      const back = unused === undefined ? none : partsOf(unused.requests, unused).filter(wasTaken(ticket))
       const limits = outcome._tag === "Succeeded" ? outcome.limits : undefined
-      if (limits !== undefined) isTold = true
-      else if (back.length === 0) return Effect.void
+      const unused = unusedBy(ticket, outcome)
+      const back = unused === undefined ? none : givenBack(ticket, unused, limits)
+      if (limits === undefined && back.length === 0) return Effect.void
       const given = back.length === 0 ? Effect.void : store.give(key, back)
-      return tell(self.id, limits === undefined ? given : Effect.andThen(given, learn(limits)))
+      return tell(
+        self.id,
+        limits === undefined ? given : Effect.andThen(given, learn(limits, ticket, outcome.duration))
+      )
     }
 
-    const learn = (limits: Limits) =>
+    const learn = (limits: Limits, ticket: Ticket, ageMillis: number) =>
       Effect.forEach(
         reported,
         (name) => {
           const limit = limits[name]
-          return limit === undefined ? Effect.void : store.tell(key, `told.${name}`, reportOf(limit))
+          if (limit === undefined) return Effect.void
+          const meter = `told.${name}` as const
+          told[name] = true
+          const mark = ticket.marks[ticket.parts?.findIndex((part) => part.name === meter) ?? -1]
+          return store.tell(key, meter, reportOf(limit, ageMillis, mark))
         },
         { discard: true }
       )
@@ -358,18 +364,46 @@ const build = (
 
 const none: ReadonlyArray<RateLimitStore.Part> = []
 
-// A meter that was told of meanwhile has taken nothing, and one of a store that failed neither.
-const wasTaken =
-  ({ parts }: Ticket) =>
-  ({ amount, name }: RateLimitStore.Part): boolean =>
-    amount !== 0 && parts !== undefined && parts.some((part) => part.name === name)
+const noMarks: ReadonlyArray<number | undefined> = []
+
+const marked = ({ marks, parts = none }: Ticket): ReadonlyArray<RateLimitStore.Part> =>
+  parts.map((part, index) => ({ ...part, mark: marks[index] }))
+
+// Of what was taken; a store that failed took nothing. A report that comes with the answer settles its meter by itself.
+const givenBack = (
+  ticket: Ticket,
+  { input, output, requests }: Estimate & { readonly requests: number },
+  limits: Limits | undefined
+): ReadonlyArray<RateLimitStore.Part> => {
+  const amounts = { requests, tokens: input + output, inputTokens: input, outputTokens: output }
+  const back: Array<RateLimitStore.Part> = []
+  for (const [index, part] of (ticket.parts ?? none).entries()) {
+    const isOwn = part.name === "requests" || part.name === "tokens"
+    const name = meters[part.name]
+    const amount = amounts[name]
+    if (amount === 0 || (!isOwn && limits?.[name]?.remaining !== undefined)) continue
+    back.push({ ...part, amount, mark: ticket.marks[index] })
+  }
+  return back
+}
+
+const meters = {
+  requests: "requests",
+  tokens: "tokens",
+  "told.requests": "requests",
+  "told.tokens": "tokens",
+  "told.inputTokens": "inputTokens",
+  "told.outputTokens": "outputTokens"
+} as const
 
 const reported = ["requests", "tokens", "inputTokens", "outputTokens"] as const
 
-const reportOf = ({ limit, remaining, reset }: Limit) => ({
+const reportOf = ({ limit, remaining, reset }: Limit, ageMillis: number, mark: number | undefined) => ({
   limit,
   remaining,
-  resetMillis: reset === undefined ? undefined : Duration.toMillis(reset)
+  resetMillis: reset === undefined ? undefined : Duration.toMillis(reset),
+  ageMillis,
+  mark
 })
 
 const refuse = (self: Provider, wait: number): Effect.Effect<never, Failure> => {

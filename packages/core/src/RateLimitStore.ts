@@ -14,6 +14,7 @@ import * as Redis from "effect/persistence/Redis"
 import * as Schema from "effect/Schema"
 import { monotonic } from "./internal/monotonic.ts"
 import * as Meter from "./Meter.ts"
+import * as ToldMeter from "./ToldMeter.ts"
 
 /**
  * The meters: two limits of our own, and four that providers report.
@@ -24,7 +25,8 @@ import * as Meter from "./Meter.ts"
 export type Name = "requests" | "tokens" | `told.${"requests" | "tokens" | "inputTokens" | "outputTokens"}`
 
 /**
- * What a call takes of one meter. A meter of our own says how it is filled; what was never reported takes nothing.
+ * What a call takes of one meter. A meter of our own says how it is filled; of what was never reported nothing is taken. `mark` is what the
+ * store answered when it was taken, for giving it back.
  *
  * @category models
  * @since 0.1.0
@@ -33,11 +35,12 @@ export interface Part {
   readonly name: Name
   readonly amount: number
   readonly perMinute?: number | undefined
+  readonly mark?: number | undefined
 }
 
 /**
- * The answer to a call: whether it took, how many milliseconds it has to wait (or would have had to), for which meter, and what is
- * left for each of its parts, as far as its meter is known.
+ * The answer to a call: whether it took, how many milliseconds it has to wait (or would have had to), for which meter, and for each of its
+ * parts what is left and the mark of a learnt meter, as far as its meter is known.
  *
  * @category models
  * @since 0.1.0
@@ -47,6 +50,7 @@ export interface Taken {
   readonly wait: number
   readonly by: Name | undefined
   readonly left: ReadonlyArray<number | undefined>
+  readonly marks: ReadonlyArray<number | undefined>
 }
 
 /**
@@ -71,7 +75,7 @@ export class RateLimitStore extends Context.Service<
       maxWait: number
     ) => Effect.Effect<Taken, RateLimitStoreError>
     readonly give: (key: string, parts: ReadonlyArray<Part>) => Effect.Effect<void, RateLimitStoreError>
-    readonly tell: (key: string, name: Name, report: Meter.Report) => Effect.Effect<void, RateLimitStoreError>
+    readonly tell: (key: string, name: Name, report: ToldMeter.Report) => Effect.Effect<void, RateLimitStoreError>
     readonly peek: (key: string, parts: ReadonlyArray<Part>) => Effect.Effect<number>
   }
 >()("@llm-resilience/core/RateLimitStore") {}
@@ -109,12 +113,12 @@ export const makeMemory = (options?: { readonly maxKeys?: number | undefined }):
   if (!Number.isInteger(maxKeys) || maxKeys < 1) {
     throw new RangeError(`RateLimitStore.makeMemory: maxKeys must be an integer >= 1, got ${maxKeys}`)
   }
-  const keys = new Map<string, Map<Name, Meter.Meter>>()
+  const keys = new Map<string, Meters>()
 
-  const metersOf = (key: string): Map<Name, Meter.Meter> => {
+  const metersOf = (key: string): Meters => {
     const known = keys.get(key)
     if (known !== undefined && keys.size === 1) return known
-    const meters = known ?? new Map<Name, Meter.Meter>()
+    const meters = known ?? { own: new Map(), told: new Map() }
     keys.delete(key)
     keys.set(key, meters)
     if (keys.size > maxKeys) {
@@ -132,38 +136,54 @@ export const makeMemory = (options?: { readonly maxKeys?: number | undefined }):
         const meters = metersOf(key)
         const { by, wait } = longest(meters, parts, now)
         const taken = wait <= maxWait
-        const left = parts.map((part) => {
-          const meter = meterOf(meters, part)
-          if (meter === undefined) return undefined
-          const after = taken ? Meter.take(meter, part.amount, now) : meter
-          meters.set(part.name, after)
-          return Meter.left(after, now)
-        })
-        return { taken, wait, by, left }
+        const left: Array<number | undefined> = []
+        const marks: Array<number | undefined> = []
+        for (const part of parts) {
+          const own = ownOf(meters, part)
+          const told = own === undefined ? meters.told.get(part.name) : undefined
+          if (own !== undefined) {
+            const after = taken ? Meter.take(own, part.amount, now) : own
+            meters.own.set(part.name, after)
+            left.push(Meter.left(after, now))
+          } else if (told !== undefined) {
+            const after = taken ? ToldMeter.take(told, part.amount, now) : told
+            meters.told.set(part.name, after)
+            left.push(ToldMeter.left(after, now))
+            if (taken) marks[left.length - 1] = after.taken
+          } else left.push(undefined)
+        }
+        return { taken, wait, by, left, marks }
       }),
     give: (key, parts) =>
       atNow((now) => {
         const meters = metersOf(key)
         for (const part of parts) {
-          const meter = meterOf(meters, part)
-          if (meter !== undefined) meters.set(part.name, Meter.take(meter, -part.amount, now))
+          const own = ownOf(meters, part)
+          const told = own === undefined ? meters.told.get(part.name) : undefined
+          if (own !== undefined) meters.own.set(part.name, Meter.take(own, -part.amount, now))
+          else if (told !== undefined) meters.told.set(part.name, ToldMeter.give(told, part.amount, part.mark, now))
         }
       }),
     tell: (key, name, report) =>
       atNow((now) => {
-        const meters = metersOf(key)
-        const meter = Meter.learn(meters.get(name), report, longestPause, now)
-        if (meter !== undefined) meters.set(name, meter)
+        const { told } = metersOf(key)
+        const meter = ToldMeter.learn(told.get(name), report, longestPause, now)
+        if (meter !== undefined) told.set(name, meter)
       }),
     peek: (key, parts) => atNow((now) => longest(keys.get(key) ?? none, parts, now).wait)
   }
 }
 
-const none: ReadonlyMap<Name, Meter.Meter> = new Map()
+interface Meters {
+  readonly own: Map<Name, Meter.Meter>
+  readonly told: Map<Name, ToldMeter.ToldMeter>
+}
 
-const meterOf = (meters: ReadonlyMap<Name, Meter.Meter>, part: Part): Meter.Meter | undefined => {
-  const known = meters.get(part.name)
-  if (part.perMinute === undefined) return known
+const none: Meters = { own: new Map(), told: new Map() }
+
+const ownOf = ({ own }: Meters, part: Part): Meter.Meter | undefined => {
+  if (part.perMinute === undefined) return undefined
+  const known = own.get(part.name)
   const fresh = Meter.perMinute(part.perMinute)
   // Somebody else with the same key may have another limit.
   return known === undefined || known.interval === fresh.interval
@@ -172,15 +192,21 @@ const meterOf = (meters: ReadonlyMap<Name, Meter.Meter>, part: Part): Meter.Mete
 }
 
 const longest = (
-  meters: ReadonlyMap<Name, Meter.Meter>,
+  meters: Meters,
   parts: ReadonlyArray<Part>,
   now: number
 ): { readonly wait: number; readonly by: Name | undefined } => {
   let wait = 0
   let by: Name | undefined
   for (const part of parts) {
-    const meter = meterOf(meters, part)
-    const millis = meter === undefined ? 0 : Meter.waitFor(meter, part.amount, now)
+    const own = ownOf(meters, part)
+    const told = own === undefined ? meters.told.get(part.name) : undefined
+    const millis =
+      own !== undefined
+        ? Meter.waitFor(own, part.amount, now)
+        : told !== undefined
+          ? ToldMeter.waitFor(told, part.amount, now)
+          : 0
     if (millis > wait) {
       wait = millis
       by = part.name
@@ -204,7 +230,7 @@ export const layerMemory = (options?: { readonly maxKeys?: number | undefined })
  * **Details**
  *
  * One script for each operation, so that two processes never see half of a call. The time is that of the server: clocks of processes
- * that differ do not matter. What is full again is forgotten by itself. `prefix` is put before each key, `"llm-resilience:limits:"` by default.
+ * that differ do not matter. What is full again is forgotten by itself, the size of a learnt limit an hour later. `prefix` is put before each key, `"llm-resilience:limits:"` by default.
  *
  * **Gotchas**
  *
@@ -227,11 +253,12 @@ export const layerRedis = (options?: {
         take: (key, parts, maxWait) =>
           Effect.mapBoth(take(prefix + key, maxWait, parts), {
             onFailure: failed("take"),
-            onSuccess: ([taken, wait, by, ...left]) => ({
+            onSuccess: ([taken, wait, by, ...rest]) => ({
               taken: taken === "1",
               wait: Number(wait),
               by: parts.find((part) => part.name === by)?.name,
-              left: left.map((units) => (units === "" ? undefined : units === "all" ? Infinity : Number(units)))
+              left: parts.map((_, index) => unitsOf(rest[2 * index])),
+              marks: parts.map((_, index) => unitsOf(rest[2 * index + 1]))
             })
           }),
         give: (key, parts) => Effect.mapError(Effect.asVoid(give(prefix + key, parts)), failed("give")),
@@ -241,36 +268,99 @@ export const layerRedis = (options?: {
     })
   )
 
-// Each meter is a field of one hash: "fullAt interval window". The rules are those of `Meter`, and one suite holds both.
+const unitsOf = (text: string | undefined): number | undefined =>
+  text === undefined || text === "" ? undefined : text === "all" ? Infinity : Number(text)
+
+// Each meter is a field of one hash, its numbers in one text. The rules are those of `Meter` and `ToldMeter`, and one suite holds both.
 const shared = `
 local key = KEYS[1]
 local time = redis.call("TIME")
 local now = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000
-local function read(name, perMinute)
-  local kept = redis.call("HGET", key, name)
-  local fullAt, interval, window
-  if kept then
-    fullAt, interval, window = string.match(kept, "(%S+) (%S+) (%S+)")
-    fullAt, interval, window = tonumber(fullAt), tonumber(interval), tonumber(window)
-  end
-  if perMinute ~= "" then
-    interval = 60000 / tonumber(perMinute)
-    window = 60000
-    fullAt = fullAt or now
-  end
-  if not fullAt then return nil end
-  return { name = name, fullAt = math.max(fullAt, now), interval = interval, window = window }
+local function number(value) return string.format("%.17g", value) end
+local function numbers(text)
+  local all = {}
+  for each in string.gmatch(text, "%S+") do all[#all + 1] = tonumber(each) end
+  return all
 end
-local function write(meter)
-  local text = string.format("%.17g %.17g %.17g", meter.fullAt, meter.interval, meter.window)
-  redis.call("HSET", key, meter.name, text)
-  local ttl = math.max(redis.call("PTTL", key), math.ceil(meter.fullAt - now), 1)
-  redis.call("PEXPIRE", key, ttl)
+local function keep(name, text, millis)
+  redis.call("HSET", key, name, text)
+  redis.call("PEXPIRE", key, math.max(redis.call("PTTL", key), math.ceil(millis), 1))
+end
+
+local own = {}
+function own.read(name, perMinute)
+  local kept = redis.call("HGET", key, name)
+  local fullAt = kept and numbers(kept)[1] or now
+  return { rules = own, name = name, fullAt = math.max(fullAt, now), interval = 60000 / perMinute, window = 60000 }
+end
+function own.write(m)
+  keep(m.name, table.concat({ number(m.fullAt), number(m.interval), number(m.window) }, " "), m.fullAt - now)
+end
+function own.wait(m, amount)
+  return math.max(0, m.fullAt + math.min(amount * m.interval, m.window) - m.window - now)
+end
+function own.take(m, amount) m.fullAt = m.fullAt + amount * m.interval end
+function own.give(m, amount) own.take(m, -amount) end
+function own.left(m) return number((m.window - (math.max(m.fullAt, now) - now)) / m.interval) end
+
+local told = {}
+local fields = { "limit", "remaining", "at", "reset", "longest", "taken", "mark", "since", "credit", "next" }
+local function pending(m) return m.taken - m.since - m.credit end
+local function interval(m)
+  if m.remaining < m.limit then return m.reset / (m.limit - m.remaining) end
+  return m.reset / m.limit
+end
+function told.read(name)
+  local kept = redis.call("HGET", key, name)
+  if not kept then return nil end
+  local m = { rules = told, name = name }
+  for i, value in ipairs(numbers(kept)) do m[fields[i]] = value end
+  if m.limit > 0 and (now >= m.at + m.reset or (m.remaining == m.limit and pending(m) <= 0)) then
+    m.since = m.taken - math.min(m.next, math.max(0, pending(m)))
+    m.remaining, m.at, m.reset, m.credit, m.next = m.limit, now, m.longest, 0, 0
+  end
+  return m
+end
+function told.write(m)
+  local all = {}
+  for i, field in ipairs(fields) do all[i] = number(m[field]) end
+  keep(m.name, table.concat(all, " "), math.max(0, m.at + m.reset - now) + 3600000)
+end
+function told.wait(m, amount)
+  local untilReset = m.at + m.reset - now
+  if m.limit == 0 then return math.max(0, untilReset) end
+  local cost = math.min(amount, m.limit)
+  local missing = cost + pending(m) - m.remaining
+  if missing <= 0 then return 0 end
+  local evenly = missing * interval(m) - (now - m.at)
+  local atOnce = untilReset + math.max(0, m.next + cost - m.limit) * m.longest / m.limit
+  return math.max(0, math.min(evenly, atOnce))
+end
+function told.take(m, amount)
+  local wait = told.wait(m, amount)
+  if wait > 0 and now + wait >= m.at + m.reset then m.next = m.next + amount end
+  m.taken = m.taken + amount
+end
+function told.give(m, amount, mark)
+  if not mark or mark <= m.since then return end
+  m.credit = m.credit + amount
+  m.next = math.max(0, m.next - math.max(0, amount))
+end
+function told.left(m)
+  if m.limit == 0 then return now < m.at + m.reset and "0" or "all" end
+  local each = interval(m)
+  if each == 0 then return number(m.limit) end
+  return number(math.min(m.limit, m.remaining + (now - m.at) / each - pending(m)))
+end
+
+local function read(name, perMinute)
+  if perMinute == "" then return told.read(name) end
+  return own.read(name, tonumber(perMinute))
 end
 `
 
 const fieldsOf = (parts: ReadonlyArray<Part>): ReadonlyArray<string | number> =>
-  parts.flatMap(({ amount, name, perMinute }) => [name, amount, perMinute ?? ""])
+  parts.flatMap(({ amount, mark, name, perMinute }) => [name, amount, perMinute ?? "", mark ?? ""])
 
 const takeScript = Redis.script(
   (key: string, maxWait: number, parts: ReadonlyArray<Part>) => [
@@ -284,44 +374,43 @@ const takeScript = Redis.script(
     lua: `${shared}
 local maxWait = tonumber(ARGV[1])
 local wait, by, meters = 0, "", {}
-for i = 2, #ARGV, 3 do
+for i = 2, #ARGV, 4 do
   local meter = read(ARGV[i], ARGV[i + 2])
   if meter then
-    meter.cost = tonumber(ARGV[i + 1]) * meter.interval
-    local millis = meter.fullAt + math.min(meter.cost, meter.window) - meter.window - now
+    meter.amount = tonumber(ARGV[i + 1])
+    local millis = meter.rules.wait(meter, meter.amount)
     if millis > wait then wait, by = millis, meter.name end
   end
   meters[#meters + 1] = meter or false
 end
-local reply = { wait <= maxWait and "1" or "0", string.format("%.17g", wait), by }
+local taken = wait <= maxWait
+local reply = { taken and "1" or "0", number(wait), by }
 for _, meter in ipairs(meters) do
-  if not meter then
-    reply[#reply + 1] = ""
-  else
-    if wait <= maxWait then
-      meter.fullAt = meter.fullAt + meter.cost
-      if meter.cost ~= 0 then write(meter) end
+  local left, mark = "", ""
+  if meter then
+    if taken then
+      meter.rules.take(meter, meter.amount)
+      if meter.amount ~= 0 then meter.rules.write(meter) end
+      mark = meter.taken and number(meter.taken) or ""
     end
-    if meter.interval == 0 then
-      reply[#reply + 1] = meter.fullAt > now and "0" or "all"
-    else
-      reply[#reply + 1] = string.format("%.17g", (meter.window - (meter.fullAt - now)) / meter.interval)
-    end
+    left = meter.rules.left(meter)
   end
+  reply[#reply + 1] = left
+  reply[#reply + 1] = mark
 end
 return reply
 `
   }
-).withReturnType<readonly [taken: string, wait: string, by: string, ...left: ReadonlyArray<string>]>()
+).withReturnType<readonly [taken: string, wait: string, by: string, ...leftAndMarks: ReadonlyArray<string>]>()
 
 const giveScript = Redis.script((key: string, parts: ReadonlyArray<Part>) => [key, ...fieldsOf(parts)], {
   numberOfKeys: 1,
   lua: `${shared}
-for i = 1, #ARGV, 3 do
+for i = 1, #ARGV, 4 do
   local meter = read(ARGV[i], ARGV[i + 2])
   if meter then
-    meter.fullAt = meter.fullAt - tonumber(ARGV[i + 1]) * meter.interval
-    write(meter)
+    meter.rules.give(meter, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 3]))
+    meter.rules.write(meter)
   end
 end
 return 0
@@ -329,30 +418,51 @@ return 0
 }).withReturnType<number>()
 
 const tellScript = Redis.script(
-  (key: string, name: Name, { limit, remaining, resetMillis }: Meter.Report) => [
+  (key: string, name: Name, { ageMillis = 0, limit, mark = 0, remaining, resetMillis }: ToldMeter.Report) => [
     key,
     name,
     limit ?? "",
     remaining ?? "",
     resetMillis ?? "",
+    ageMillis,
+    mark,
     longestPause
   ],
   {
     numberOfKeys: 1,
     lua: `${shared}
 local limit, remaining, reset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if not remaining or not reset or reset <= 0 then return 0 end
-if not limit and remaining > 0 then return 0 end
-if limit and remaining >= limit then return 0 end
-local known = read(ARGV[1], "")
-local interval = limit and reset / (limit - math.max(0, remaining)) or 0
-local untilThen = now + (limit and reset or math.min(reset, tonumber(ARGV[5])))
-write({
-  name = ARGV[1],
-  fullAt = math.max(known and known.fullAt or untilThen, untilThen),
-  interval = interval,
-  window = (limit or 0) * interval
-})
+local age, mark, longestPause = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local known = told.read(ARGV[1])
+if not remaining or (known and mark < known.mark) then return 0 end
+limit = limit or (known and known.limit) or 0
+local sameLimit = known and known.limit == limit
+local isFull = remaining >= limit and limit > 0
+reset = reset or (sameLimit and limit > 0 and known.longest) or (isFull and 0) or nil
+if not reset then return 0 end
+local at = now - age
+local meter = known or { rules = told, name = ARGV[1], taken = 0, since = 0, credit = 0, next = 0 }
+if limit == 0 then
+  if remaining > 0 then
+    if not known then return 0 end
+    meter.reset = 0
+  else
+    reset = math.min(reset, longestPause)
+    meter.limit, meter.remaining, meter.at, meter.reset, meter.longest = 0, 0, at, reset, reset
+  end
+  meter.mark = mark
+  told.write(meter)
+  return 0
+end
+if known and not isFull and at + reset < known.at then return 0 end
+local longest = sameLimit and math.max(known.longest, reset) or reset
+if mark > meter.since and meter.taken > meter.since then
+  meter.credit = meter.credit * math.max(0, meter.taken - mark) / (meter.taken - meter.since)
+end
+meter.limit, meter.remaining, meter.at = limit, math.min(limit, math.max(0, remaining)), at
+meter.reset, meter.longest = isFull and longest or reset, longest
+meter.taken, meter.mark, meter.since = math.max(meter.taken, mark), mark, mark
+told.write(meter)
 return 0
 `
   }

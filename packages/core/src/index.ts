@@ -98,6 +98,8 @@ export * as Situation from "./Situation.ts"
 export * as Throttle from "./Throttle.ts"
 /** Bounds how long one provider may take. */
 export * as Timeouts from "./Timeouts.ts"
+/** What a provider says about its limits, as pure functions. */
+export * as ToldMeter from "./ToldMeter.ts"
 /** Shows each request as a span. */
 export * as Traces from "./Traces.ts"
 /** Finds the nearest vectors of one scope. */
