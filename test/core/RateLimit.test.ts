@@ -234,6 +234,16 @@ describe("RateLimit", () => {
       })
   )
 
+  it.effect("believes what the last resort finds out", () =>
+    Effect.gen(function* () {
+      const told = (remaining: number) =>
+        ScriptedProvider.answer("ok", { limits: { requests: { limit: 10, remaining, reset: Duration.minutes(10) } } })
+      const { call } = yield* guarded({}, [told(2), told(0), told(9)])
+      assert.deepStrictEqual([yield* call(), yield* call(), yield* call()], ["ok", "ok", 60_000])
+      assert.deepStrictEqual([yield* call({ lastResort: true }), yield* call()], ["ok", "ok"])
+    })
+  )
+
   it.effect("learns the limits of input and output tokens as well", () =>
     Effect.gen(function* () {
       for (const name of ["tokens", "inputTokens", "outputTokens"] as const) {

@@ -58,6 +58,14 @@ describe("ToldMeter", () => {
     assert.strictEqual(ToldMeter.left(learnt({ ...told(60, 49, 60_000), mark: 1 }, 0, meter), 0), 20)
   })
 
+  it("believes a call that was not counted when it was sent later, and counts the others on top", () => {
+    const busy = taken(learnt({ ...told(60, 0, 60_000), mark: 7 }), 5, 0)
+    const later = learnt({ ...told(60, 30, 60_000), ageMillis: 100 }, 1000, busy)
+    assert.strictEqual(Math.floor(ToldMeter.left(later, 900)), 25)
+
+    assert.strictEqual(learnt({ ...told(60, 30, 60_000), ageMillis: 1001 }, 1000, busy), busy)
+  })
+
   it("counts the reset from the moment in which the call was sent", () => {
     const meter = learnt({ ...told(10, 0, 50_000), ageMillis: 20_000 }, 100_000)
 

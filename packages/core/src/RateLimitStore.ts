@@ -315,6 +315,7 @@ function told.read(name)
   if not kept then return nil end
   local m = { rules = told, name = name }
   for i, value in ipairs(numbers(kept)) do m[fields[i]] = value end
+  m.toldAt = m.at
   if m.limit > 0 and (now >= m.at + m.reset or (m.remaining == m.limit and pending(m) <= 0)) then
     m.since = m.taken - math.min(m.next, math.max(0, pending(m)))
     m.remaining, m.at, m.reset, m.credit, m.next = m.limit, now, m.longest, 0, 0
@@ -418,14 +419,14 @@ return 0
 }).withReturnType<number>()
 
 const tellScript = Redis.script(
-  (key: string, name: Name, { ageMillis = 0, limit, mark = 0, remaining, resetMillis }: ToldMeter.Report) => [
+  (key: string, name: Name, { ageMillis = 0, limit, mark, remaining, resetMillis }: ToldMeter.Report) => [
     key,
     name,
     limit ?? "",
     remaining ?? "",
     resetMillis ?? "",
     ageMillis,
-    mark,
+    mark ?? "",
     longestPause
   ],
   {
@@ -434,13 +435,16 @@ const tellScript = Redis.script(
 local limit, remaining, reset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local age, mark, longestPause = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local known = told.read(ARGV[1])
-if not remaining or (known and mark < known.mark) then return 0 end
+local at = now - age
+if not remaining then return 0 end
+if known and ((mark and mark < known.mark) or (not mark and at < known.toldAt)) then return 0 end
 limit = limit or (known and known.limit) or 0
 local sameLimit = known and known.limit == limit
 local isFull = remaining >= limit and limit > 0
 reset = reset or (sameLimit and limit > 0 and known.longest) or (isFull and 0) or nil
 if not reset then return 0 end
-local at = now - age
+local from = mark or (known and known.since) or 0
+mark = mark or (known and known.mark) or 0
 local meter = known or { rules = told, name = ARGV[1], taken = 0, since = 0, credit = 0, next = 0 }
 if limit == 0 then
   if remaining > 0 then
@@ -456,12 +460,12 @@ if limit == 0 then
 end
 if known and not isFull and at + reset < known.at then return 0 end
 local longest = sameLimit and math.max(known.longest, reset) or reset
-if mark > meter.since and meter.taken > meter.since then
-  meter.credit = meter.credit * math.max(0, meter.taken - mark) / (meter.taken - meter.since)
+if from > meter.since and meter.taken > meter.since then
+  meter.credit = meter.credit * math.max(0, meter.taken - from) / (meter.taken - meter.since)
 end
 meter.limit, meter.remaining, meter.at = limit, math.min(limit, math.max(0, remaining)), at
 meter.reset, meter.longest = isFull and longest or reset, longest
-meter.taken, meter.mark, meter.since = math.max(meter.taken, mark), mark, mark
+meter.taken, meter.mark, meter.since = math.max(meter.taken, mark), mark, from
 told.write(meter)
 return 0
 `

@@ -75,14 +75,18 @@ export const learn = (
   longestPause: number,
   now: number
 ): ToldMeter | undefined => {
-  const { ageMillis = 0, mark = 0, remaining } = report
-  if (remaining === undefined || (self !== undefined && mark < self.mark)) return self
+  const { ageMillis = 0, remaining } = report
+  const at = now - ageMillis
+  const isOlder = self !== undefined && (report.mark === undefined ? at < self.at : report.mark < self.mark)
+  if (remaining === undefined || isOlder) return self
   const known = self === undefined ? undefined : opened(self, now)
   const limit = report.limit ?? known?.limit ?? 0
   const isFull = remaining >= limit && limit > 0
   const told = report.resetMillis ?? (known?.limit === limit && limit > 0 ? known.longest : isFull ? 0 : undefined)
   if (told === undefined) return known
-  const at = now - ageMillis
+  // Of a call that was not counted nobody knows which others came before it.
+  const mark = report.mark ?? known?.mark ?? 0
+  const from = report.mark ?? known?.since ?? 0
   if (limit === 0) {
     if (remaining > 0) return known === undefined ? undefined : { ...known, mark, reset: 0 }
     const reset = Math.min(told, longestPause)
@@ -100,9 +104,9 @@ export const learn = (
     longest,
     taken: Math.max(taken, mark),
     mark,
-    since: mark,
+    since: from,
     // Which calls it came from is not known, so it is spread evenly over what was taken.
-    credit: mark > since && taken > since ? (credit * Math.max(0, taken - mark)) / (taken - since) : credit,
+    credit: from > since && taken > since ? (credit * Math.max(0, taken - from)) / (taken - since) : credit,
     next
   }
 }
