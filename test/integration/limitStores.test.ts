@@ -71,6 +71,10 @@ describe.skipIf(!RedisServer.installed)("with a server", () => {
       const { send } = yield* Redis.Redis
       const ttl = yield* send<number>("PTTL", "llm-resilience:limits:gone")
       assert.isTrue(ttl > 0 && ttl <= 10_000, `${ttl}`)
+
+      yield* store.tell("gone", "told.requests", { limit: 9, remaining: 3, resetMillis: 5000 })
+      const later = yield* send<number>("PTTL", "llm-resilience:limits:gone")
+      assert.isTrue(later > 3_600_000 && later <= 3_605_000, `${later}`)
     }).pipe(Effect.provide(Layer.provideMerge(RateLimitStore.layerRedis(), connected)), Effect.scoped)
   )
 

@@ -271,7 +271,7 @@ export const layerRedis = (options?: {
 const unitsOf = (text: string | undefined): number | undefined =>
   text === undefined || text === "" ? undefined : text === "all" ? Infinity : Number(text)
 
-// Each meter is a field of one hash, its numbers in one text. The rules are those of `Meter` and `ToldMeter`, and one suite holds both.
+// Each meter is a field of one hash: `fullAt`, or the numbers of a `ToldMeter`. The rules are those of `Meter` and `ToldMeter`, and one suite holds both.
 const shared = `
 local key = KEYS[1]
 local time = redis.call("TIME")
@@ -290,11 +290,11 @@ end
 local own = {}
 function own.read(name, perMinute)
   local kept = redis.call("HGET", key, name)
-  local fullAt = kept and numbers(kept)[1] or now
+  local fullAt = tonumber(kept or now)
   return { rules = own, name = name, fullAt = math.max(fullAt, now), interval = 60000 / perMinute, window = 60000 }
 end
 function own.write(m)
-  keep(m.name, table.concat({ number(m.fullAt), number(m.interval), number(m.window) }, " "), m.fullAt - now)
+  keep(m.name, number(m.fullAt), m.fullAt - now)
 end
 function own.wait(m, amount)
   return math.max(0, m.fullAt + math.min(amount * m.interval, m.window) - m.window - now)
