@@ -442,7 +442,9 @@ export const make = <R = never>(
                   Queue.offerUnsafe(bell, undefined)
                 })
               )
-              asking.set(row.ticket, yield* Effect.forkIn(work, scope))
+              // At once: a fiber that is interrupted before it runs has no end that anybody sees.
+              const fiber = yield* Effect.forkIn(work, scope, { startImmediately: true })
+              if (fiber.pollUnsafe() === undefined) asking.set(row.ticket, fiber)
             })
 
           // One look at the queue: returns how long to wait for the bell before the next one, 0 for not at all.
