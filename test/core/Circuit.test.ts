@@ -78,6 +78,37 @@ const drive = (rules: Circuit.Settings) => {
 }
 
 describe("Circuit", () => {
+  it("stays closed when an old call fails after ten thousand good ones", () => {
+    const circuit = drive(settings({ trip: consecutive(5) }))
+    for (let call = 0; call < 4; call++) circuit.call("failure", 0)
+    const old = circuit.admit(0)
+    for (let call = 0; call < 10_000; call++) circuit.call("success", call)
+    circuit.record(old, "failure", 3_600_000)
+
+    assert.strictEqual(circuit.tag(), "Closed")
+  })
+
+  it("is held open by failing checks for its longest time and no longer", () => {
+    const circuit = drive(settings({ trip: consecutive(1), maxOpenFor: 60_000 }))
+    circuit.call("failure", 0)
+    for (let now = 0; now < 59_000; now += 500) circuit.apply({ _tag: "Hold", duration: 1000 }, now)
+    circuit.apply({ _tag: "Hold", duration: 10_000 }, 59_000)
+
+    assert.isDefined(circuit.peek(59_999))
+    assert.isUndefined(circuit.peek(60_000))
+  })
+
+  it("is open again when a check fails while nobody probes", () => {
+    const circuit = drive(settings({ trip: consecutive(1) }))
+    circuit.call("failure", 0)
+    circuit.apply({ _tag: "HalfOpen" }, 100)
+    circuit.apply({ _tag: "Hold", duration: 5000 }, 200)
+
+    assert.strictEqual(circuit.tag(), "Open")
+    assert.isDefined(circuit.peek(5199))
+    assert.isUndefined(circuit.peek(5200))
+  })
+
   it("is closed and has seen nothing when it is new", () => {
     const circuit = drive(settings())
 

@@ -425,3 +425,27 @@ describe("CircuitBreaker", () => {
     assert.isTrue(Layer.isLayer(CircuitBreaker.layer({ name: "account" })))
   })
 })
+
+describe("A stream in slow start", () => {
+  it.effect("gives its place back at its first content, not at its end", () =>
+    Effect.gen(function* () {
+      const long = ScriptedProvider.stream(["a", ScriptedProvider.pause("60 seconds"), "b"])
+      const { call, provider, self } = yield* guarded(
+        [ScriptedProvider.fail("ServerError"), long, ScriptedProvider.hang],
+        {
+          trip: CircuitBreaker.consecutive(1),
+          openFor: "1 second",
+          slowStart: "30 seconds"
+        }
+      )
+      yield* call
+      yield* TestClock.adjust("1 second")
+
+      for (const count of [2, 3, 4]) {
+        yield* Effect.forkChild(Stream.runDrain(self.stream(request)))
+        yield* TestClock.adjust("10 millis")
+        assert.strictEqual(yield* provider.count, count)
+      }
+    })
+  )
+})

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  Bulkhead,
   CircuitBreaker,
   Cooldown,
   Decision,
@@ -13,7 +14,7 @@ import {
   Timeouts
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Cause, Clock, Duration, Effect, Exit, Fiber, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Scheduler, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -631,6 +632,115 @@ describe("Fallback", () => {
         messageOf(yield* Effect.exit(Fallback.make([a], { share: 0 }))),
         "Fallback.make: share must be in (0, 1], got 0"
       )
+    })
+  )
+})
+
+describe("The last resort that is interrupted", () => {
+  for (const operations of [3, 4, 5]) {
+    it.effect(`is there for the next caller at every point, at ${operations} operations a turn`, () =>
+      Effect.gen(function* () {
+        let ended = false
+        for (let turns = 1; turns < 150 && !ended; turns++) {
+          const provider = yield* scripted("p", ScriptedProvider.fail("Authentication"), ScriptedProvider.answer("p"))
+          const rested = yield* Cooldown.policy({ isolation: "1 hour" })(provider)
+          const chain = yield* Fallback.make([rested], { lastResortEvery: 0 })
+          yield* Effect.exit(chain.generate(request))
+
+          const call = yield* chain
+            .generate(request)
+            .pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, operations), Effect.forkChild)
+          for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+          ended = call.pollUnsafe() !== undefined
+          yield* Fiber.interrupt(call)
+          yield* TestClock.adjust("30 minutes")
+
+          const exit = yield* Effect.exit(chain.generate(request))
+          assert.isTrue(Exit.isSuccess(exit), `after ${turns} turns`)
+        }
+        assert.isTrue(ended)
+      })
+    )
+  }
+})
+
+describe("A chain within a chain", () => {
+  it.effect("asks only the step that is back soonest as a last resort", () =>
+    Effect.gen(function* () {
+      const failing = (id: string) => scripted(id, ScriptedProvider.fail("Authentication"))
+      const [a, b, c] = yield* Effect.all([failing("a"), failing("b"), failing("c")])
+      const rest = Cooldown.policy({ isolation: "1 hour" })
+      const inner = yield* Fallback.make([yield* rest(a), yield* rest(b), yield* rest(c)], { id: "inner" })
+      const outer = yield* Fallback.make([inner], { id: "outer" })
+      yield* Effect.exit(outer.generate(request))
+      yield* TestClock.adjust("5 seconds")
+      yield* Effect.exit(outer.generate(request))
+
+      const counts = [yield* a.count, yield* b.count, yield* c.count]
+      assert.strictEqual(
+        counts.reduce((sum, count) => sum + count, 0),
+        4
+      )
+    })
+  )
+})
+
+describe("An attempt that was started", () => {
+  const told = Effect.fnUntraced(function* (
+    chainOf: Effect.Effect<Provider.Provider, never, Scope.Scope>,
+    ask: (chain: Provider.Provider) => Effect.Effect<unknown, unknown>
+  ) {
+    const hub = ResilienceEvent.makeHub()
+    const events: Array<string> = []
+    yield* Effect.forkChild(
+      Stream.runForEach(hub.stream, (event) =>
+        Effect.sync(() => {
+          if ("provider" in event && event._tag !== "Committed") events.push(`${event._tag} ${event.provider}`)
+        })
+      ),
+      { startImmediately: true }
+    )
+    yield* Effect.yieldNow
+    const chain = yield* Effect.provideService(chainOf, ResilienceEvent.CurrentHub, hub)
+    yield* ends(ask(chain))
+    return events
+  })
+
+  it.effect("has an end also when it was a chain of its own", () =>
+    Effect.gen(function* () {
+      const a = yield* scripted("a", ScriptedProvider.fail("Authentication"))
+      const b = yield* scripted("b")
+      const nested = Effect.flatMap(Fallback.make([a], { id: "inner" }), (inner) => Fallback.make([inner, b]))
+
+      assert.deepStrictEqual(yield* told(nested, (chain) => chain.generate(request)), [
+        "AttemptStarted inner",
+        "AttemptStarted a",
+        "AttemptFailed a",
+        "StepSkipped inner",
+        "AttemptStarted b",
+        "AttemptSucceeded b"
+      ])
+    })
+  )
+
+  it.effect("has an end also when it was to finish a broken stream and refused", () =>
+    Effect.gen(function* () {
+      const broken = yield* scripted(
+        "a",
+        ScriptedProvider.stream(["Hello ", ScriptedProvider.pause("1 second"), ScriptedProvider.fail("ServerError")]),
+        ScriptedProvider.answer("Hello there")
+      )
+      const b = yield* scripted("b", ScriptedProvider.hang)
+      const full = yield* Bulkhead.policy({ permits: 1, queue: 1, maxWait: "1 second" })(b)
+      yield* Effect.forkChild(full.generate(request), { startImmediately: true })
+      const events = yield* told(Fallback.make([broken, full]), (chain) => Stream.runDrain(chain.stream(request)))
+
+      assert.deepStrictEqual(events.slice(0, 4), [
+        "AttemptStarted a",
+        "AttemptSucceeded a",
+        "AttemptStarted b",
+        "StepSkipped b"
+      ])
     })
   )
 })

@@ -410,6 +410,45 @@ describe("A chain whose steps are watched", () => {
     })
   )
 
+  it.effect("asks a step again after a while although a wrong check keeps failing", () =>
+    Effect.gen(function* () {
+      const { a, b, resilience } = yield* chainOf({
+        check: (provider) => (provider.id === "a" ? Effect.die("the check is wrong") : Effect.void)
+      })
+      yield* TestClock.adjust("2 minutes")
+      for (let call = 0; call < 600; call++) {
+        yield* resilience.generate(request)
+        yield* TestClock.adjust("6 seconds")
+      }
+
+      assert.isAtLeast(yield* a.count, 5)
+      assert.strictEqual((yield* a.count) + (yield* b.count), 600)
+    })
+  )
+
+  it.effect("opens a half-open circuit again when a check fails", () =>
+    Effect.gen(function* () {
+      let well = true
+      const { a, resilience } = yield* chainOf({
+        check: () => (well ? Effect.void : Effect.die("down")),
+        interval: "10 seconds"
+      })
+      yield* a.setScript([down])
+      const circuit = yield* Effect.fromNullishOr(resilience.circuits.get("a"))
+      const calls = Effect.forEach(Array.from({ length: 5 }), () => Effect.exit(resilience.generate(request)))
+      const asking = yield* Effect.forkChild(calls)
+      yield* TestClock.adjust("5 seconds")
+      yield* Fiber.join(asking)
+      assert.strictEqual((yield* circuit.state)._tag, "Open")
+
+      yield* TestClock.adjust("35 seconds")
+      assert.strictEqual((yield* circuit.state)._tag, "HalfOpen")
+      well = false
+      yield* TestClock.adjust("25 seconds")
+      assert.strictEqual((yield* circuit.state)._tag, "Open")
+    })
+  )
+
   it.effect("is not stopped by checks that are wrong by themselves", () =>
     Effect.gen(function* () {
       const { resilience } = yield* chainOf()

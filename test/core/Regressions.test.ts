@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  Bulkhead,
   CircuitBreaker,
   Cooldown,
   Fallback,
@@ -533,6 +534,23 @@ describe("Provider.make", () => {
       const parts = yield* Stream.runCollect(provider.stream(request))
 
       assert.strictEqual(parts.at(-1)?.type, "finish")
+    })
+  )
+})
+
+describe("A settle that dies", () => {
+  it.effect("keeps nobody's permit", () =>
+    Effect.gen(function* () {
+      const dying = Policy.observe<void>({ admit: () => Effect.void, settle: () => Effect.die("a metric is broken") })
+      const bulkhead = yield* Bulkhead.make({ permits: 2, queue: 0 })
+      const before = yield* bulkhead.state
+      const provider = yield* scripted("p")
+      const self = bulkhead.guard({ ...provider, ...dying(provider) })
+      for (let call = 0; call < 3; call++) yield* Effect.exit(self.generate(request))
+      for (let call = 0; call < 3; call++) yield* Effect.exit(Stream.runDrain(self.stream(request)))
+
+      assert.deepStrictEqual(yield* bulkhead.state, before)
+      assert.strictEqual(yield* provider.count, 6)
     })
   )
 })

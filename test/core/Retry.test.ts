@@ -1,7 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
-import { CircuitBreaker, LlmRequest, LlmResilience, Policy, type Provider, Retry, Timeouts } from "@llm-resilience/core"
+import {
+  Budget,
+  CircuitBreaker,
+  LlmRequest,
+  LlmResilience,
+  Policy,
+  type Provider,
+  Retry,
+  Timeouts
+} from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Duration, Effect, Exit, Fiber, Random, Schedule, Stream } from "effect"
+import { Duration, Effect, Exit, Fiber, Random, Schedule, Scheduler, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -318,4 +327,28 @@ describe("Retry and the notice Slower", () => {
       assert.strictEqual(yield* noticeOf(resilience), "BackupService")
     }).pipe(Effect.scoped)
   )
+})
+
+describe("A retry that is interrupted", () => {
+  for (const operations of [3, 4, 5, 6]) {
+    it.effect(`gives all that it took back at every point, at ${operations} operations a turn`, () =>
+      Effect.gen(function* () {
+        for (let turns = 1; turns < 80; turns++) {
+          const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.fail("ServerError")] })
+          const budget = yield* Budget.make({ name: "p", floor: 10, ratio: 0 })
+          const retried = yield* Retry.policy({ schedule: Schedule.spaced("10 seconds") })(budget.guard(provider))
+          const allowance = { left: 5 }
+
+          const call = yield* retried
+            .generate({ ...request, allowance })
+            .pipe(Effect.provideService(Scheduler.MaxOpsBeforeYield, operations), Effect.forkChild)
+          for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+          yield* Fiber.interrupt(call)
+
+          assert.strictEqual(yield* budget.left, 10, `after ${turns} turns`)
+          assert.strictEqual(allowance.left, 5, `after ${turns} turns`)
+        }
+      })
+    )
+  }
 })

@@ -11,7 +11,7 @@ import {
   Routing
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Effect } from "effect"
+import { Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 
 interface Facts {
@@ -281,4 +281,80 @@ describe("A chain with equal priorities", () => {
       )
     })
   )
+})
+
+describe("Routing by what was measured", () => {
+  const slow = (id: string, ...millis: ReadonlyArray<number>) =>
+    ScriptedProvider.make({
+      id,
+      script: millis.map((time) => ScriptedProvider.delay(time, ScriptedProvider.answer(id)))
+    })
+
+  const burst = Effect.fnUntraced(function* (chain: Pick<Provider.Provider, "generate">, calls: number) {
+    const request = LlmRequest.make({ prompt: "Hi" })
+    const all = yield* Effect.forkChild(
+      Effect.forEach(Array.from({ length: calls }), () => chain.generate(request), { concurrency: calls })
+    )
+    yield* TestClock.adjust("12 seconds")
+    yield* Fiber.join(all)
+  })
+
+  const equals = (a: Provider.Provider, b: Provider.Provider) =>
+    [
+      { provider: a, priority: 0 },
+      { provider: b, priority: 0 }
+    ] as const
+
+  it.effect("asks a step again that was slow once", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([slow("a", 300), slow("b", 5000, 10)])
+      const resilience = yield* LlmResilience.make({
+        steps: equals(b, a),
+        fallback: { routing: { strategy: "least-latency" } }
+      })
+      for (let call = 0; call < 100; call++) yield* burst(resilience, 1)
+
+      assert.isAtLeast(yield* b.count, 50)
+    })
+  )
+
+  it.effect("shares a burst among steps that nobody has measured", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([slow("a", 300), slow("b", 300)])
+      const resilience = yield* LlmResilience.make({
+        steps: equals(a, b),
+        fallback: { routing: { strategy: "least-latency" } }
+      })
+      yield* burst(resilience, 100)
+
+      assert.deepStrictEqual([yield* a.count, yield* b.count], [50, 50])
+    })
+  )
+
+  it.effect("does not pour a burst into the one step that nobody has measured", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([slow("a", 300), slow("b", 300)])
+      const guard = LlmResilience.standard()
+      const [left, right] = [yield* guard(a), yield* guard(b)]
+      const chain = yield* Fallback.make(equals(left, right), { routing: { strategy: "least-latency" } })
+      yield* burst(left, 1)
+      yield* burst(chain, 90)
+
+      assert.isAtLeast(yield* a.count, 30)
+    })
+  )
+
+  for (const strategy of ["least-busy", "least-latency"] as const) {
+    it.effect(`compares a chain within the chain by ${strategy}, too`, () =>
+      Effect.gen(function* () {
+        const [a, b] = yield* Effect.all([slow("a", 300), slow("b", 300)])
+        const guard = LlmResilience.standard()
+        const inner = yield* Fallback.make([yield* guard(b)], { id: "inner" })
+        const chain = yield* Fallback.make(equals(yield* guard(a), inner), { routing: { strategy } })
+        yield* burst(chain, 100)
+
+        assert.deepStrictEqual([yield* a.count, yield* b.count], [50, 50])
+      })
+    )
+  }
 })
