@@ -1,5 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Budget, Hedge, LlmRequest, LlmResilience, Policy, ResilienceEvent, Retry } from "@llm-resilience/core"
+import {
+  AdaptiveConcurrency,
+  Budget,
+  Bulkhead,
+  CircuitBreaker,
+  Fallback,
+  Hedge,
+  LlmRequest,
+  LlmResilience,
+  Policy,
+  ResilienceEvent,
+  Retry,
+  Throttle
+} from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Clock, Effect, Fiber, Random, Schedule, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -199,4 +212,162 @@ describe("The attempts of a request", () => {
     assert.throws(() => LlmRequest.make({ prompt: "Hi", attempts: 0 }), RangeError)
     assert.throws(() => LlmRequest.make({ prompt: "Hi", attempts: 1.5 }), RangeError)
   })
+})
+
+describe("What the provider never saw", () => {
+  const lasting = { name: "p", floor: 10, ratio: 0, halfLife: "1000 hours" } as const
+
+  it.effect("comes back from a hedge that waited in a line until it was over", () =>
+    Effect.gen(function* () {
+      const slow = ScriptedProvider.delay(1500, ScriptedProvider.answer("Hello"))
+      const provider = yield* ScriptedProvider.make({ script: [slow] })
+      const budget = yield* Budget.make(lasting)
+      const hedged = yield* Policy.all([
+        Hedge.policy({ after: "1 second" }),
+        AdaptiveConcurrency.policy({ initial: 1, max: 1, maxWait: "10 seconds" })
+      ])(budget.guard(provider))
+      const allowance = { left: 5 }
+
+      const call = yield* Effect.forkChild(hedged.generate({ ...request, allowance }))
+      yield* TestClock.adjust("1200 millis")
+      assert.strictEqual(allowance.left, 4)
+      yield* TestClock.adjust("5 seconds")
+      yield* Fiber.join(call)
+
+      assert.strictEqual(yield* provider.count, 1)
+      assert.closeTo(yield* budget.left, 10, 0.001)
+      assert.strictEqual(allowance.left, 5)
+    })
+  )
+
+  it.effect("comes back from a retry that a circuit refused", () =>
+    Effect.gen(function* () {
+      const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.fail("ServerError")] })
+      const budget = yield* Budget.make(lasting)
+      const retried = yield* Policy.all([
+        Retry.policy({ schedule: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 2 })) }),
+        CircuitBreaker.policy()
+      ])(budget.guard(provider))
+      const allowance = { left: 5 }
+
+      const call = yield* Effect.forkChild(Effect.exit(retried.generate({ ...request, allowance })))
+      yield* TestClock.adjust("100 millis")
+      yield* Effect.flatMap(Effect.fromNullishOr(retried.circuits.get("p")), (circuit) => circuit.isolate("incident"))
+      yield* TestClock.adjust("5 seconds")
+      yield* Fiber.join(call)
+
+      assert.strictEqual(yield* provider.count, 1)
+      assert.closeTo(yield* budget.left, 10, 0.001)
+      assert.strictEqual(allowance.left, 5)
+    })
+  )
+
+  it.effect("comes back from retries that a throttle refused", () =>
+    Effect.gen(function* () {
+      const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.fail("Overloaded")] })
+      const budget = yield* Budget.make({ ...lasting, floor: 1000 })
+      const retried = yield* Policy.all([
+        Retry.policy({ schedule: Schedule.recurs(1) }),
+        Throttle.policy({ minimumCalls: 1, maxRate: 0.99, halfLife: "1 hour" })
+      ])(budget.guard(provider))
+      let sent = 0
+      for (let call = 0; call < 200; call++) {
+        const before = yield* provider.count
+        yield* Effect.exit(retried.generate(request))
+        sent += Math.max(0, (yield* provider.count) - before - 1)
+      }
+
+      assert.isBelow(sent, 200)
+      assert.closeTo(yield* budget.left, 1000 - sent, 0.001)
+    }).pipe(Random.withSeed("throttle"))
+  )
+})
+
+describe("A step that only refuses", () => {
+  const full = Effect.fnUntraced(function* (id: string) {
+    const provider = yield* ScriptedProvider.make({ id, script: [ScriptedProvider.hang] })
+    const step = yield* Bulkhead.policy({ permits: 1, queue: 5, maxWait: "100 millis" })(provider)
+    yield* Effect.forkChild(step.generate(request), { startImmediately: true })
+    return step
+  })
+
+  it.effect("costs a request no attempt", () =>
+    Effect.gen(function* () {
+      const c = yield* ScriptedProvider.make({ id: "c", script: [ScriptedProvider.answer("from c")] })
+      const chain = yield* Fallback.make([yield* full("a"), yield* full("b"), c])
+
+      const call = yield* Effect.forkChild(chain.generate({ ...request, allowance: { left: 0 } }))
+      yield* TestClock.adjust("1 second")
+
+      assert.strictEqual((yield* Fiber.join(call)).text, "from c")
+    })
+  )
+
+  it.effect("costs none in a chain within the chain, either", () =>
+    Effect.gen(function* () {
+      const inner = yield* Fallback.make([yield* full("a"), yield* full("b")], { id: "inner" })
+      const c = yield* ScriptedProvider.make({ id: "c", script: [ScriptedProvider.answer("from c")] })
+      const chain = yield* Fallback.make([inner, c], { id: "outer" })
+
+      const call = yield* Effect.forkChild(chain.generate({ ...request, allowance: { left: 0 } }))
+      yield* TestClock.adjust("1 second")
+
+      assert.strictEqual((yield* Fiber.join(call)).text, "from c")
+    })
+  )
+
+  it.effect("costs none behind one that failed in a chain within the chain", () =>
+    Effect.gen(function* () {
+      const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.fail("ServerError")] })
+      const inner = yield* Fallback.make([a, yield* full("b")], { id: "inner" })
+      const c = yield* ScriptedProvider.make({ id: "c", script: [ScriptedProvider.answer("from c")] })
+      const chain = yield* Fallback.make([inner, c], { id: "outer" })
+
+      const call = yield* Effect.forkChild(chain.generate({ ...request, allowance: { left: 1 } }))
+      yield* TestClock.adjust("1 second")
+
+      assert.strictEqual((yield* Fiber.join(call)).text, "from c")
+    })
+  )
+})
+
+describe("Chains within chains", () => {
+  const failing = (ids: ReadonlyArray<string>) =>
+    Effect.forEach(ids, (id) => ScriptedProvider.make({ id, script: [ScriptedProvider.fail("ServerError")] }))
+
+  it.effect("share the attempts of the request", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([failing(["a1", "a2"]), failing(["b1", "b2"])])
+      const inner = (id: string, [one, two]: ReadonlyArray<ScriptedProvider.ScriptedProvider>) =>
+        one === undefined || two === undefined
+          ? Effect.die("two steps")
+          : Effect.map(LlmResilience.make({ steps: [{ provider: one }, { provider: two }] }), ({ provider }) => ({
+              provider: { ...provider, id }
+            }))
+      const resilience = yield* LlmResilience.make({ attempts: 2, steps: [yield* inner("a", a), yield* inner("b", b)] })
+
+      const call = yield* Effect.forkChild(Effect.exit(resilience.generate(request)))
+      yield* TestClock.adjust("5 minutes")
+      yield* Fiber.join(call)
+
+      const counts = yield* Effect.forEach([...a, ...b], ({ count }) => count)
+      assert.strictEqual(
+        counts.reduce((sum, count) => sum + count, 0),
+        2
+      )
+    })
+  )
+
+  it.effect("obey the attempts of the request without a facade, too", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([
+        ScriptedProvider.make({ id: "a", script: [ScriptedProvider.fail("ServerError")] }),
+        ScriptedProvider.make({ id: "b", script: [ScriptedProvider.fail("ServerError")] })
+      ])
+      const chain = yield* Fallback.make([a, b])
+      yield* Effect.exit(chain.generate(LlmRequest.make({ prompt: "Hi", attempts: 1 })))
+
+      assert.deepStrictEqual([yield* a.count, yield* b.count], [1, 0])
+    })
+  )
 })

@@ -1,9 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   Budget,
+  Bulkhead,
+  Cooldown,
   Fallback,
   Hedge,
   LlmRequest,
+  LlmResilience,
   type LlmResponse,
   Policy,
   type Provider,
@@ -12,7 +15,7 @@ import {
   Vitals
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Clock, Context, Effect, Exit, Fiber, Random, Stream } from "effect"
+import { Clock, Context, Effect, Exit, Fiber, Random, Scheduler, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -538,5 +541,145 @@ describe("A chain that hedges", () => {
 
       assert.deepStrictEqual(yield* counts, [1])
     })
+  )
+})
+
+describe("A hedge in a chain", () => {
+  it.effect("leaves the attempt that is reserved for the backup", () =>
+    Effect.gen(function* () {
+      const a = yield* ScriptedProvider.make({ id: "a", script: [slow(3000, ScriptedProvider.fail("ServerError"))] })
+      const b = yield* ScriptedProvider.make({ id: "b", script: [ScriptedProvider.answer("from b")] })
+      const resilience = yield* LlmResilience.make({
+        policy: LlmResilience.standard({ hedge: first }),
+        steps: [{ provider: a }, { provider: b }]
+      })
+      const { exit } = yield* ends(resilience.generate(LlmRequest.make({ prompt: "Hi", attempts: 2 })))
+
+      assert.strictEqual(Exit.isSuccess(exit) ? exit.value.text : undefined, "from b")
+      assert.deepStrictEqual([yield* a.count, yield* b.count], [1, 1])
+    })
+  )
+
+  it.effect("takes a permit of the bulkhead of its provider", () =>
+    Effect.gen(function* () {
+      const provider = yield* ScriptedProvider.make({ script: [slow(10_000)] })
+      const self = yield* LlmResilience.standard({ bulkhead: { permits: 2 }, hedge: { ...first, hedges: 3 } })(provider)
+      const calls = yield* Effect.forkChild(
+        Effect.all([self.generate(request), self.generate(request)], { concurrency: 2 })
+      )
+
+      for (let second = 0; second < 9; second++) {
+        yield* TestClock.adjust("1 second")
+        assert.isAtMost(yield* provider.running, 2)
+      }
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(calls)
+    })
+  )
+})
+
+describe("A chain that hedges and is its own last resort", () => {
+  const ids = ["a", "b", "c"] as const
+
+  // Turns enough in every tenth of a second for those who do little in each.
+  const pass = (millis: number) =>
+    Effect.forEach(
+      Array.from({ length: Math.ceil(millis / 100) }, (_, step) => Math.min(100, millis - 100 * step)),
+      (part) => Effect.andThen(TestClock.adjust(part), Effect.repeat(Effect.yieldNow, { times: 25 })),
+      { discard: true }
+    )
+
+  /** One random life of a chain: callers come, wait in lines, are hedged, leave, and take the last resort. */
+  const life = Effect.fnUntraced(function* (lines: boolean) {
+    const between = Random.nextIntBetween
+    const steps = yield* Effect.forEach(ids, (id) =>
+      Effect.gen(function* () {
+        const kinds = yield* Effect.forEach(Array.from({ length: 40 }), () =>
+          Effect.all([between(0, 10), between(1, 4000)])
+        )
+        const provider = yield* ScriptedProvider.make({
+          id,
+          script: kinds.map(([kind, millis]) => {
+            if (kind === 0) return ScriptedProvider.hang
+            if (kind > 4 || lines) return slow(millis)
+            return slow(millis, ScriptedProvider.fail(kind === 4 ? "Authentication" : "ServerError"))
+          })
+        })
+        const budget = yield* Budget.make({ name: id, floor: 100, ratio: 0, halfLife: "1000000 hours" })
+        const bulkhead = yield* Bulkhead.make({ permits: lines ? 2 : 1000, queue: 3, maxWait: "500 millis" })
+        const rested = yield* Cooldown.policy({ isolation: "1 hour" })(budget.guard(provider))
+        return { budget, bulkhead, provider, self: bulkhead.guard(rested) }
+      })
+    )
+    const [a, b, c] = steps
+    if (a === undefined || b === undefined || c === undefined) return yield* Effect.die("three steps")
+    const chain = yield* Fallback.make([a.self, b.self, c.self], { hedge: { ...first, hedges: 2 }, lastResortEvery: 0 })
+    const callers: Array<{ readonly allowance: { left: number } }> = []
+    for (let caller = 0; caller < 12; caller++) {
+      const allowance = { left: 20 }
+      const left = yield* Random.nextBoolean
+      callers.push({ allowance })
+      const mine = { ...request, allowance }
+      const whole: Effect.Effect<unknown, Provider.Failure> = chain.generate(mine)
+      const call = yield* ((yield* Random.nextBoolean) ? whole : Stream.runDrain(chain.stream(mine))).pipe(
+        Effect.provideService(Scheduler.MaxOpsBeforeYield, yield* between(8, 60)),
+        Effect.exit,
+        Effect.forkChild({ startImmediately: true })
+      )
+      const turns = yield* between(0, 60)
+      yield* pass(yield* between(0, 2500))
+      if (left) {
+        for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+        yield* Fiber.interrupt(call)
+      }
+    }
+    // Longer than everybody who does not hang.
+    yield* pass(30_000)
+    return { callers, chain, steps }
+  })
+
+  const seenOf = (
+    steps: ReadonlyArray<{ readonly provider: ScriptedProvider.ScriptedProvider }>,
+    allowance: { readonly left: number }
+  ) =>
+    Effect.map(
+      Effect.forEach(steps, ({ provider }) => provider.calls),
+      (calls) => calls.flat().filter(({ request }) => request.allowance === allowance).length
+    )
+
+  it.effect("takes from the budgets exactly the hedges that somebody saw, whoever waits, refuses or leaves", () =>
+    Effect.gen(function* () {
+      for (let round = 0; round < 20; round++) {
+        const { callers, steps } = yield* life(true)
+        let extras = 0
+        for (const { allowance } of callers) {
+          const extra = Math.max(0, (yield* seenOf(steps, allowance)) - 1)
+          extras += extra
+          assert.strictEqual(20 - allowance.left, extra, `attempts in round ${round}`)
+        }
+        const left = yield* Effect.forEach(steps, ({ budget }) => budget.left)
+
+        assert.closeTo(300 - left.reduce((sum, one) => sum + one, 0), extras, 0.01, `budgets in round ${round}`)
+      }
+    }).pipe(Random.withSeed("hedging along a chain"))
+  )
+
+  it.effect("takes an attempt for every call and leaves nothing under way, whoever fails, rests or leaves", () =>
+    Effect.gen(function* () {
+      for (let round = 0; round < 20; round++) {
+        const { callers, chain, steps } = yield* life(false)
+        for (const { allowance } of callers) {
+          const extra = Math.max(0, (yield* seenOf(steps, allowance)) - 1)
+          assert.strictEqual(20 - allowance.left, extra, `attempts in round ${round}`)
+        }
+        for (const { bulkhead, provider } of steps) {
+          assert.strictEqual((yield* bulkhead.state).inFlight, yield* provider.running, `permits in round ${round}`)
+          yield* provider.setScript([ScriptedProvider.answer("Hello")])
+        }
+        // However they left, the last resort is there for the next one.
+        const exit = yield* Effect.exit(chain.generate(request))
+        assert.isTrue(Exit.isSuccess(exit), `last resort in round ${round}`)
+      }
+    }).pipe(Random.withSeed("the last resort of a chain"))
   )
 })

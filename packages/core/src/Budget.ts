@@ -190,8 +190,9 @@ export const make = (options: Options & { readonly name: string }): Effect.Effec
         ...Policy.observe<void>({
           instant: true,
           admit: ({ grant }, now) => {
-            if (grant?.budget === budget && !grant.sent) grant.sent = true
-            else state = counted(settings, state, now)
+            const isExtra = grant?.sent === false && grant.budget === budget
+            if (grant !== undefined) grant.sent = true
+            if (!isExtra) state = counted(settings, state, now)
             return Effect.void
           },
           settle: () => Effect.void

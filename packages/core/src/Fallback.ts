@@ -298,7 +298,11 @@ export const make: (
         front = Math.max(front, index)
         underway.set(step, startedAt)
         const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
-        const asked = Effect.matchCauseEffect(
+        const { grant } = request
+        const wasSent = grant?.sent === true
+        // Nobody says when a step without a budget has been asked.
+        if (grant !== undefined && step.budget === undefined) grant.sent = true
+        const matched = Effect.matchCauseEffect(
           ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until),
           {
             onSuccess: (result) => {
@@ -312,14 +316,27 @@ export const make: (
                 hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
               }
               supersede(now)
+              giveBack(0)
               return Effect.succeed(answer(result, step, attempts, startedAt))
             },
             onFailure: (cause) => {
               underway.delete(step)
-              return failed(list, index, step, request, failureOf(step, cause), monotonic(clock) - startedAt)
+              const error = failureOf(step, cause)
+              if (grant !== undefined && error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)) {
+                grant.sent = wasSent
+              }
+              return failed(list, index, step, request, error, monotonic(clock) - startedAt)
             }
           }
         )
+        const asked =
+          grant === undefined || grant.sent
+            ? matched
+            : Effect.onInterrupt(matched, () =>
+                Effect.sync(() => {
+                  if (!grant.sent) request.allowance.left++
+                })
+              )
         const delay =
           hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
         return delay === undefined || until - startedAt <= delay
@@ -334,8 +351,8 @@ export const make: (
       step: Provider,
       request: LlmRequest.LlmRequest,
       delay: number
-    ): Effect.Effect<Effect.Effect<B, Failure> | undefined> =>
-      Effect.map(nextTaker(list, index + 1, request, tooLongFor), (next) => {
+    ): Effect.Effect<() => Effect.Effect<B, Failure> | undefined> =>
+      Effect.map(nextTaker(list, index + 1, request, tooLongFor), (next) => () => {
         const late = !underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)
         const sent = late || next === undefined ? undefined : Hedge.afford(step, request, 0, monotonic(clock))
         if (sent === undefined || next === undefined) return undefined
@@ -345,8 +362,22 @@ export const make: (
           const after = Duration.millis(delay)
           hub.publish({ _tag: "Hedged", request: request.id, provider: step.id, to: next.id, after })
         }
-        return from(list, index + 1, request)
+        const leg = from(list, index + 1, sent)
+        const { grant } = sent
+        if (grant === undefined) return leg
+        // A hedge that everybody refused, or that waited in a line until it was over, was none.
+        return Effect.onExit(leg, (exit) => {
+          if (!grant.sent) step.budget?.restore(grant)
+          if (Exit.hasInterrupts(exit)) giveBack(0)
+          return Effect.void
+        })
       })
+
+    // What was taken for calls that nobody was asked for. Whoever asked a chain in which nobody was called takes back what that cost by itself.
+    const giveBack = (kept: number): void => {
+      request.allowance.left += paid - kept
+      paid = kept
+    }
 
     const supersede = (now: number): void => {
       for (const [step, startedAt] of underway) {
@@ -376,6 +407,7 @@ export const make: (
         const decision = recordFailure(attempts, request, step, error, millis)
         if (decision.fallOver === "no") {
           supersede(monotonic(clock))
+          giveBack(0)
           return Effect.fail(error)
         }
         if (decision.fallOver === "largerWindow")
@@ -421,9 +453,11 @@ export const make: (
         )
       })
 
-    const unavailable: Effect.Effect<never, Failure> = Effect.suspend(() =>
-      Effect.fail(LlmUnavailable.make(attempts, { translate }))
-    )
+    const unavailable: Effect.Effect<never, Failure> = Effect.suspend(() => {
+      const error = LlmUnavailable.make(attempts, { translate })
+      if (underway.size === 0) giveBack(LlmUnavailable.wasRefused(error) ? 1 : 0)
+      return Effect.fail(error)
+    })
 
     // The last resort of a chain around this one: here, too, only the step that is back soonest is asked.
     const calm = request.lastResort ? { ...request, lastResort: false } : request

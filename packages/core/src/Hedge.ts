@@ -28,6 +28,7 @@ import { monotonic } from "./internal/monotonic.ts"
 import { open, opened } from "./internal/opening.ts"
 import { racing } from "./internal/racing.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
+import * as LlmUnavailable from "./LlmUnavailable.ts"
 import type * as Policy from "./Policy.ts"
 import type { Failure, Provider } from "./Provider.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
@@ -174,15 +175,15 @@ export const policy = (options?: Options): Policy.Policy => {
             won = true
             return Effect.succeed(answer)
           })
-        const again: Effect.Effect<Effect.Effect<A, Failure> | undefined> = Clock.clockWith((clock) =>
-          Effect.map(self.availability(request), (reason) => {
+        const again: Effect.Effect<() => Effect.Effect<A, Failure> | undefined> = Clock.clockWith((clock) =>
+          Effect.map(self.availability(request), (reason) => () => {
             const sent = reason === undefined ? afford(self, request, request.stepsLeft, monotonic(clock)) : undefined
             if (sent === undefined) return undefined
             hedges++
             // A hedge that waited in a line of ours until it was over was none.
-            const hedge = Effect.onExit(leg(sent), () => {
-              if (sent.grant?.sent === false) {
-                self.budget?.restore(sent.grant)
+            const hedge = Effect.onExit(leg(sent), (exit) => {
+              if (sent.grant === undefined ? refused(exit) : !sent.grant.sent) {
+                if (sent.grant !== undefined) self.budget?.restore(sent.grant)
                 request.allowance.left++
               }
               return Effect.void
@@ -211,4 +212,9 @@ export const policy = (options?: Options): Policy.Policy => {
           )
       }
     })
+}
+
+const refused = (exit: Exit.Exit<unknown, Failure>): boolean => {
+  const error = Exit.findErrorOption(exit)
+  return error._tag === "Some" && error.value._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error.value)
 }

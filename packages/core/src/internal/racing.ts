@@ -6,7 +6,8 @@ import { alarmOf } from "./alarm.ts"
 import { settled } from "./within.ts"
 
 /**
- * Runs an effect and, when it has not ended after `millis`, a second one beside it, which is asked for at that moment and may be declined.
+ * Runs an effect and, when it has not ended after `millis`, a second one beside it, which is asked for at that moment and may be declined. What
+ * `second` returns is called only when the answer is started at once, so that it may take what the second effect gives back when it ends.
  *
  * The first success ends both, and so does a failure that is `fatal`. Any other failure waits for the one that is still running; when
  * both fail, the later failure is the result. The loser is interrupted and not waited for: its cleanup must not cost what the race has won.
@@ -18,7 +19,7 @@ import { settled } from "./within.ts"
 export const racing = <A, E>(
   first: Effect.Effect<A, E>,
   millis: number,
-  second: Effect.Effect<Effect.Effect<A, E> | undefined>,
+  second: Effect.Effect<() => Effect.Effect<A, E> | undefined>,
   fatal: (cause: Cause.Cause<E>) => boolean
 ): Effect.Effect<A, E> =>
   Effect.withFiber((parent) => {
@@ -51,9 +52,10 @@ export const racing = <A, E>(
       if (running.size > 0) {
         stop = alarmOf(parent).after(millis, () => {
           asking = fork(
-            Effect.map(second, (leg) => {
+            Effect.map(second, (take) => {
               asking = undefined
-              if (leg !== undefined && !over) start(leg)
+              const leg = over ? undefined : take()
+              if (leg !== undefined) start(leg)
             })
           )
         })
