@@ -240,6 +240,23 @@ describe("What the provider never saw", () => {
     })
   )
 
+  it.effect("comes back from a hedge that a bulkhead refused, without a budget as well", () =>
+    Effect.gen(function* () {
+      const slow = ScriptedProvider.delay(1500, ScriptedProvider.answer("Hello"))
+      const provider = yield* ScriptedProvider.make({ script: [slow] })
+      const line = Bulkhead.policy({ permits: 1, queue: 1, maxWait: "100 millis" })
+      const hedged = yield* Policy.all([Hedge.policy({ after: "1 second" }), line])(provider)
+      const allowance = { left: 5 }
+
+      const call = yield* Effect.forkChild(hedged.generate({ ...request, allowance }))
+      yield* TestClock.adjust("5 seconds")
+      yield* Fiber.join(call)
+
+      assert.strictEqual(yield* provider.count, 1)
+      assert.strictEqual(allowance.left, 5)
+    })
+  )
+
   it.effect("comes back from a retry that a circuit refused", () =>
     Effect.gen(function* () {
       const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.fail("ServerError")] })
