@@ -1,0 +1,164 @@
+/**
+ * The systems that are compared, each in a process of its own, so that none of them pays for the work or the crash of another.
+ */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import { type ChildProcess, execFile, fork } from "node:child_process"
+import { existsSync, readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import type { Limits, Upstreams } from "./Client.ts"
+
+/** A system, where its client code is, and the packages whose versions are reported. */
+export interface System {
+  readonly name: string
+  readonly module: URL
+  readonly packages: ReadonlyArray<string>
+  readonly hasBackup: boolean
+}
+
+const peersFolder = new URL("../peers/", import.meta.url)
+
+const own = (name: string, file: string, packages: ReadonlyArray<string>): System => ({
+  name,
+  module: new URL(`./systems/${file}`, import.meta.url),
+  packages,
+  hasBackup: true
+})
+
+const peer = (name: string, file: string, packages: ReadonlyArray<string>, hasBackup = true): System => ({
+  name,
+  module: new URL(file, peersFolder),
+  packages,
+  hasBackup
+})
+
+export const systems: ReadonlyArray<System> = [
+  own("llm-resilience", "Ours.ts", []),
+  own("stock Effect", "StockEffect.ts", ["effect"]),
+  peer("AI SDK", "aiSdk.ts", ["ai", "@ai-sdk/openai-compatible"], false),
+  peer("AI SDK + ai-retry", "aiRetry.ts", ["ai", "ai-retry"]),
+  peer("AI SDK + ai-fallback", "aiFallback.ts", ["ai", "ai-fallback"]),
+  peer("LangChain.js", "langchain.ts", ["@langchain/core", "@langchain/openai"]),
+  peer("openai-node", "openaiNode.ts", ["openai"], false),
+  peer("cockatiel + fetch", "cockatiel.ts", ["cockatiel"])
+]
+
+/** Installs the peers from their own lockfile, unless they are there. What cannot be installed shows when a system is started. */
+export const install: Effect.Effect<string | undefined> = Effect.callback((resume) => {
+  if (existsSync(new URL("node_modules/.package-lock.json", peersFolder))) return resume(Effect.succeed(undefined))
+  const child = execFile(
+    "npm",
+    ["ci", "--no-audit", "--no-fund", "--no-workspaces"],
+    { cwd: fileURLToPath(peersFolder), timeout: 300_000, shell: process.platform === "win32" },
+    (error, _stdout, stderr) => resume(Effect.succeed(error === null ? undefined : stderr.trim().split("\n").at(-1)))
+  )
+  return Effect.sync(() => child.kill())
+})
+
+/** The version of a package as the system would load it. */
+export const versionOf = (name: string): string => {
+  for (const folder of [peersFolder, new URL("../../../", import.meta.url)]) {
+    const file = new URL(`node_modules/${name}/package.json`, folder)
+    if (!existsSync(file)) continue
+    // Every package has a version, or npm would not have installed it.
+    const { version } = JSON.parse(readFileSync(file, "utf8")) as { readonly version: string }
+    return version
+  }
+  return "not installed"
+}
+
+/** What a process of a system is asked; see `child.ts`. */
+export type Order =
+  | {
+      readonly _tag: "Ask"
+      readonly upstreams: Upstreams
+      readonly limits: Limits
+      readonly stream: boolean
+      readonly times: number
+      readonly leaveAfterMillis?: number | undefined
+      /** When the harness gives up on a call that should have ended. */
+      readonly patienceMillis: number
+    }
+  | {
+      readonly _tag: "Load"
+      readonly upstreams: Upstreams
+      readonly limits: Limits
+      readonly perSecond: number
+      readonly seconds: number
+      readonly patienceMillis: number
+    }
+
+/** How one call ended, as the program that made it saw it. */
+export interface Outcome {
+  readonly _tag: "Success" | "Failure" | "Hung"
+  /** Since the begin of the order. */
+  readonly startedAt: number
+  readonly millis: number
+  readonly text?: string | undefined
+  readonly finishReason?: string | undefined
+  readonly error?: string | undefined
+}
+
+export type Report =
+  | { readonly id: number; readonly _tag: "Outcomes"; readonly outcomes: ReadonlyArray<Outcome> }
+  | { readonly _tag: "Unhandled"; readonly message: string }
+  | { readonly _tag: "Ready" }
+
+/** A running system. */
+export interface Running {
+  readonly system: System
+  readonly order: (order: Order) => Effect.Effect<ReadonlyArray<Outcome>, Crashed>
+  /** Rejections and errors that nobody handled; by default any of them ends a Node program. */
+  readonly unhandled: () => ReadonlyArray<string>
+}
+
+/** The process of a system ended, with what it said last. */
+export class Crashed extends Error {
+  readonly _tag = "Crashed"
+}
+
+/** Starts a system in a process of its own, which ends with the scope. */
+export const start = (system: System): Effect.Effect<Running, Crashed, Scope.Scope> =>
+  Effect.gen(function* () {
+    const unhandled: Array<string> = []
+    const waiting = new Map<number, (report: Effect.Effect<Report, Crashed>) => void>()
+    let orders = 0
+    let complaint = ""
+    const child: ChildProcess = yield* Effect.acquireRelease(
+      Effect.callback<ChildProcess, Crashed>((resume) => {
+        const child = fork(new URL("./child.ts", import.meta.url), [system.module.href], {
+          execArgv: ["-C", "@llm-resilience/source", "--expose-gc"],
+          stdio: ["ignore", "ignore", "pipe", "ipc"]
+        })
+        child.stderr?.on("data", (text: Buffer) => {
+          complaint = `${complaint}${text.toString()}`.slice(-2000)
+        })
+        child.on("exit", (code) => {
+          const crashed = Effect.fail(new Crashed(reasonOf(complaint) ?? `exit code ${code}`))
+          resume(crashed)
+          for (const done of waiting.values()) done(crashed)
+          waiting.clear()
+        })
+        child.on("message", (report: Report) => {
+          if (report._tag === "Ready") return resume(Effect.succeed(child))
+          if (report._tag === "Unhandled") return void unhandled.push(report.message)
+          waiting.get(report.id)?.(Effect.succeed(report))
+          waiting.delete(report.id)
+        })
+      }),
+      (child) => Effect.sync(() => child.kill())
+    )
+    return {
+      system,
+      order: (order) =>
+        Effect.callback<Report, Crashed>((resume) => {
+          const id = orders++
+          waiting.set(id, resume)
+          child.send({ id, order })
+        }).pipe(Effect.map((report) => (report._tag === "Outcomes" ? report.outcomes : []))),
+      unhandled: () => unhandled
+    } satisfies Running
+  })
+
+const reasonOf = (complaint: string): string | undefined =>
+  complaint.split("\n").find((line) => /error|cannot find/i.test(line))

@@ -1,0 +1,51 @@
+/**
+ * This library: the standard policy, two steps, and the limits that everybody has.
+ */
+import * as LlmResilience from "@llm-resilience/core/LlmResilience"
+import * as OpenAiCompatible from "@llm-resilience/providers/OpenAiCompatible"
+import * as Effect from "effect/Effect"
+import * as FetchHttpClient from "effect/http/FetchHttpClient"
+import * as Layer from "effect/Layer"
+import * as ManagedRuntime from "effect/ManagedRuntime"
+import * as Stream from "effect/Stream"
+import type { MakeClient } from "../Client.ts"
+
+export const make: MakeClient = (upstreams, limits) => {
+  const step = (id: string, baseUrl: string) => ({
+    provider: OpenAiCompatible.layer({ id, model: "gpt-5", baseUrl, capabilities: { prefill: true } })
+  })
+  const runtime = ManagedRuntime.make(
+    LlmResilience.layer({
+      deadline: limits.deadlineMillis,
+      policy: LlmResilience.standard({ timeouts: { attempt: limits.attemptMillis, idle: limits.idleMillis } }),
+      steps: [step("primary", upstreams.primary), step("backup", upstreams.backup)]
+    }).pipe(Layer.provide(FetchHttpClient.layer))
+  )
+  return {
+    ask: (question, signal) =>
+      runtime.runPromise(
+        Effect.map(LlmResilience.generate({ prompt: question }), ({ finishReason, text }) => ({ text, finishReason })),
+        { signal }
+      ),
+    stream: (question, signal, onText) => {
+      let text = ""
+      let finishReason: string | undefined
+      return runtime.runPromise(
+        LlmResilience.stream({ prompt: question }).pipe(
+          Stream.runForEach((part) =>
+            Effect.sync(() => {
+              if (part.type === "text-delta") {
+                text += part.delta
+                onText(part.delta)
+              } else if (part.type === "finish") {
+                finishReason = part.reason
+              }
+            })
+          ),
+          Effect.map(() => ({ text, finishReason }))
+        ),
+        { signal }
+      )
+    }
+  }
+}
