@@ -15,17 +15,22 @@ import {
   TimeoutStrategy,
   wrap
 } from "cockatiel"
-import type { Answer, Limits, MakeClient } from "../src/Client.ts"
+import type { Answer, Limits, MakeClient, Upstreams } from "../src/Client.ts"
 import { completion, deltas, post } from "./wire.ts"
 
-export const make: MakeClient = (upstreams, limits) => {
+/** The primary within its policies, and the backup within its own when that fails. */
+export const guarding = (upstreams: Upstreams, limits: Limits) => {
   const primary = policies(limits)
   const backup = policies(limits)
-  const guarded = <A>(run: (baseUrl: string, signal: AbortSignal) => Promise<A>, signal: AbortSignal): Promise<A> =>
+  return <A>(run: (baseUrl: string, signal: AbortSignal) => Promise<A>, signal: AbortSignal): Promise<A> =>
     fallback(handleAll, () => backup.execute((context) => run(upstreams.backup, context.signal), signal)).execute(
       () => primary.execute((context) => run(upstreams.primary, context.signal), signal),
       signal
     )
+}
+
+export const make: MakeClient = (upstreams, limits) => {
+  const guarded = guarding(upstreams, limits)
   return {
     ask: (question, signal) =>
       guarded(async (baseUrl, signal) => completion(await post(baseUrl, question, false, signal)), signal),

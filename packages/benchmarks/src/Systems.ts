@@ -7,6 +7,7 @@ import { type ChildProcess, execFile, fork } from "node:child_process"
 import { existsSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import type { Limits, Upstreams } from "./Client.ts"
+import type { Spent } from "./Cost.ts"
 
 /** A system, where its client code is, and the packages whose versions are reported. */
 export interface System {
@@ -41,6 +42,17 @@ export const systems: ReadonlyArray<System> = [
   peer("LangChain.js", "langchain.ts", ["@langchain/core", "@langchain/openai"]),
   peer("openai-node", "openaiNode.ts", ["openai"], false),
   peer("cockatiel + fetch", "cockatiel.ts", ["cockatiel"])
+]
+
+/** All of the above over a canned transport, and the transport alone. */
+export const wired: ReadonlyArray<System> = [peer("fetch alone", "fetchAlone.ts", []), ...systems]
+
+/** What only guards calls, without a wire, and nothing at all. */
+export const alone: ReadonlyArray<System> = [
+  own("nothing", "Nothing.ts", []),
+  own("llm-resilience", "OursAlone.ts", []),
+  own("stock Effect", "StockEffectAlone.ts", ["effect"]),
+  peer("cockatiel", "cockatielAlone.ts", ["cockatiel"])
 ]
 
 /** Installs the peers from their own lockfile, unless they are there. What cannot be installed shows when a system is started. */
@@ -88,6 +100,13 @@ export type Order =
       readonly patienceMillis: number
     }
 
+/** What a process is asked that was started to be measured. */
+export interface Spending {
+  readonly _tag: "Spend"
+  readonly stream: boolean
+  readonly calls: number
+}
+
 /** How one call ended, as the program that made it saw it. */
 export interface Outcome {
   readonly _tag: "Success" | "Failure" | "Hung"
@@ -101,6 +120,7 @@ export interface Outcome {
 
 export type Report =
   | { readonly id: number; readonly _tag: "Outcomes"; readonly outcomes: ReadonlyArray<Outcome> }
+  | { readonly id: number; readonly _tag: "Spent"; readonly spent: Spent }
   | { readonly _tag: "Unhandled"; readonly message: string }
   | { readonly _tag: "Ready" }
 
@@ -108,6 +128,7 @@ export type Report =
 export interface Running {
   readonly system: System
   readonly order: (order: Order) => Effect.Effect<ReadonlyArray<Outcome>, Crashed>
+  readonly spend: (order: Spending) => Effect.Effect<Spent, Crashed>
   /** Rejections and errors that nobody handled; by default any of them ends a Node program. */
   readonly unhandled: () => ReadonlyArray<string>
 }
@@ -117,8 +138,14 @@ export class Crashed extends Error {
   readonly _tag = "Crashed"
 }
 
-/** Starts a system in a process of its own, which ends with the scope. */
-export const start = (system: System): Effect.Effect<Running, Crashed, Scope.Scope> =>
+/**
+ * Starts a system in a process of its own, which ends with the scope. With a canned transport no request leaves the process, and the
+ * young generation is so large that a sample fits into it: what a sample allocates can be read off the heap.
+ */
+export const start = (
+  system: System,
+  transport: "real" | "canned" = "real"
+): Effect.Effect<Running, Crashed, Scope.Scope> =>
   Effect.gen(function* () {
     const unhandled: Array<string> = []
     const waiting = new Map<number, (report: Effect.Effect<Report, Crashed>) => void>()
@@ -126,8 +153,13 @@ export const start = (system: System): Effect.Effect<Running, Crashed, Scope.Sco
     let complaint = ""
     const child: ChildProcess = yield* Effect.acquireRelease(
       Effect.callback<ChildProcess, Crashed>((resume) => {
-        const child = fork(new URL("./child.ts", import.meta.url), [system.module.href], {
-          execArgv: ["-C", "@llm-resilience/source", "--expose-gc"],
+        const child = fork(new URL("./child.ts", import.meta.url), [system.module.href, transport], {
+          execArgv: [
+            "-C",
+            "@llm-resilience/source",
+            "--expose-gc",
+            ...(transport === "canned" ? ["--max-semi-space-size=256", "--min-semi-space-size=256"] : [])
+          ],
           stdio: ["ignore", "ignore", "pipe", "ipc"]
         })
         child.stderr?.on("data", (text: Buffer) => {
@@ -148,14 +180,21 @@ export const start = (system: System): Effect.Effect<Running, Crashed, Scope.Sco
       }),
       (child) => Effect.sync(() => child.kill())
     )
+    const ask = (order: Order | Spending) =>
+      Effect.callback<Report, Crashed>((resume) => {
+        const id = orders++
+        waiting.set(id, resume)
+        child.send({ id, order })
+      })
+    const confused = Effect.fail(new Crashed("another report than the one asked for"))
     return {
       system,
       order: (order) =>
-        Effect.callback<Report, Crashed>((resume) => {
-          const id = orders++
-          waiting.set(id, resume)
-          child.send({ id, order })
-        }).pipe(Effect.map((report) => (report._tag === "Outcomes" ? report.outcomes : []))),
+        Effect.flatMap(ask(order), (report) =>
+          report._tag === "Outcomes" ? Effect.succeed(report.outcomes) : confused
+        ),
+      spend: (order) =>
+        Effect.flatMap(ask(order), (report) => (report._tag === "Spent" ? Effect.succeed(report.spent) : confused)),
       unhandled: () => unhandled
     } satisfies Running
   })

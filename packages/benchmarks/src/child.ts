@@ -2,7 +2,11 @@
  * The process of one system: loads its client code, makes the calls it is ordered to make, and reports how each ended.
  */
 import type { Client, Limits, MakeClient } from "./Client.ts"
-import type { Order, Outcome, Report } from "./Systems.ts"
+import { canned } from "./Canned.ts"
+import type { Spent } from "./Cost.ts"
+import type { Order, Outcome, Report, Spending } from "./Systems.ts"
+
+if (process.argv[3] === "canned") globalThis.fetch = canned
 
 // The module is named by the parent; all of them export `make`.
 const { make } = (await import(process.argv[2] ?? "")) as { readonly make: MakeClient }
@@ -15,18 +19,46 @@ const complain = (error: unknown): void => send({ _tag: "Unhandled", message: de
 process.on("unhandledRejection", complain)
 process.on("uncaughtException", complain)
 
-process.on("message", ({ id, order }: { readonly id: number; readonly order: Order }) => {
+process.on("message", ({ id, order }: { readonly id: number; readonly order: Order | Spending }) => {
+  if (order._tag === "Spend") return void spend(order).then((spent) => send({ id, _tag: "Spent", spent }))
   const orders = order._tag === "Ask" ? asks(order) : load(order)
   void orders.then((outcomes) => send({ id, _tag: "Outcomes", outcomes }))
 })
 
 const question = "What is a circuit breaker?"
 
+/** One client for all orders: what it keeps is a part of what it costs. */
+const spend = async (order: Spending): Promise<Spent> => {
+  measured ??= await make(nobody, { attemptMillis: 30_000, idleMillis: 15_000, deadlineMillis: 45_000 })
+  globalThis.gc?.()
+  const occupied = process.memoryUsage().heapUsed
+  const cpu = process.cpuUsage()
+  const begin = performance.now()
+  for (let call = 0; call < order.calls; call++) {
+    const { signal } = new AbortController()
+    // oxlint-disable-next-line no-await-in-loop -- one call after another is what is measured
+    const answer = await (order.stream ? measured.stream(question, signal, () => {}) : measured.ask(question, signal))
+    if (answer.text.length < 20) throw new Error("the canned answer was not understood")
+  }
+  const wallMicros = ((performance.now() - begin) * 1000) / order.calls
+  const { system, user } = process.cpuUsage(cpu)
+  const bytes = (process.memoryUsage().heapUsed - occupied) / order.calls
+  globalThis.gc?.()
+  const retainedBytes = process.memoryUsage().heapUsed - occupied
+  return { cpuMicros: (system + user) / order.calls, wallMicros, bytes, retainedBytes }
+}
+
+let measured: Client | undefined
+const nobody = { primary: "http://127.0.0.1:9/v1", backup: "http://127.0.0.1:9/v1" }
+
 const asks = async (order: Extract<Order, { readonly _tag: "Ask" }>): Promise<ReadonlyArray<Outcome>> => {
   const client = await make(order.upstreams, order.limits)
   const begin = performance.now()
   const outcomes: Array<Outcome> = []
-  for (let asked = 0; asked < order.times; asked++) outcomes.push(await call(client, order, begin, order.stream))
+  for (let asked = 0; asked < order.times; asked++) {
+    // oxlint-disable-next-line no-await-in-loop -- as one user asks
+    outcomes.push(await call(client, order, begin, order.stream))
+  }
   return outcomes
 }
 

@@ -18,10 +18,10 @@ import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
-import type { MakeClient } from "../Client.ts"
+import type { Limits, MakeClient } from "../Client.ts"
 
 /** The breaker and its options are the first example of its documentation. */
-const breakers = CircuitBreaker.layer({
+export const breakers = CircuitBreaker.layer({
   tripPolicy: CircuitBreaker.consecutive(5),
   openDuration: "30 seconds"
 }).pipe(Layer.provide(CircuitBreaker.layerStoreMemory()))
@@ -36,21 +36,8 @@ export const make: MakeClient = async (upstreams, limits) => {
     { provide: Context.make(Provider.Provider, await provider("primary", upstreams.primary)) },
     { provide: Context.make(Provider.Provider, await provider("backup", upstreams.backup)) }
   )
+  const ask = asking(plan, limits)
   const attempt = Duration.millis(limits.attemptMillis)
-  const deadline = Duration.millis(limits.deadlineMillis)
-
-  const ask = (question: string) =>
-    Effect.gen(function* () {
-      const provider = yield* Provider.Provider
-      const breaker = yield* CircuitBreaker.CircuitBreaker
-      return yield* provider
-        .generate(LlmRequest.make({ prompt: question }))
-        .pipe(
-          Effect.timeout(attempt),
-          breaker.execute({ key: provider.id }),
-          Effect.retry({ schedule: backoff, times: 2, while: isTransient })
-        )
-    }).pipe(Effect.withExecutionPlan(plan), Effect.timeout(deadline))
 
   const stream = (question: string) =>
     Stream.unwrap(
@@ -65,7 +52,7 @@ export const make: MakeClient = async (upstreams, limits) => {
   return {
     ask: (question, signal) =>
       runtime.runPromise(
-        Effect.map(ask(question), ({ finishReason, text }) => ({ text, finishReason })),
+        Effect.map(ask(LlmRequest.make({ prompt: question })), ({ finishReason, text }) => ({ text, finishReason })),
         { signal }
       ),
     stream: (question, signal, onText) => {
@@ -83,13 +70,34 @@ export const make: MakeClient = async (upstreams, limits) => {
               }
             })
           ),
-          Effect.timeout(deadline),
+          Effect.timeout(Duration.millis(limits.deadlineMillis)),
           Effect.map(() => ({ text, finishReason }))
         ),
         { signal }
       )
     }
   }
+}
+
+/** A whole answer: timeout, breaker and retry around each step of the plan, and a deadline around all. */
+export const asking = (
+  plan: ExecutionPlan.ExecutionPlan<{ provides: Provider.Provider; input: unknown; error: never; requirements: never }>,
+  limits: Limits
+) => {
+  const attempt = Duration.millis(limits.attemptMillis)
+  const deadline = Duration.millis(limits.deadlineMillis)
+  return (request: LlmRequest.LlmRequest) =>
+    Effect.gen(function* () {
+      const provider = yield* Provider.Provider
+      const breaker = yield* CircuitBreaker.CircuitBreaker
+      return yield* provider
+        .generate(request)
+        .pipe(
+          Effect.timeout(attempt),
+          breaker.execute({ key: provider.id }),
+          Effect.retry({ schedule: backoff, times: 2, while: isTransient })
+        )
+    }).pipe(Effect.withExecutionPlan(plan), Effect.timeout(deadline))
 }
 
 const isTransient = (error: Provider.Failure | CircuitBreaker.CircuitBreakerError | Cause.TimeoutError): boolean =>

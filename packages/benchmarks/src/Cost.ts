@@ -1,0 +1,145 @@
+/**
+ * What a call and a chunk cost on a good day, in each system, over one and the same canned transport.
+ */
+import * as Effect from "effect/Effect"
+import { execFile } from "node:child_process"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { createRequire } from "node:module"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { gzipSync } from "node:zlib"
+import { quantile } from "./Outage.ts"
+import type { Crashed, Running, System } from "./Systems.ts"
+
+export interface Effort {
+  readonly rounds: number
+  readonly calls: number
+  readonly streams: number
+  /** Calls before the heap is looked at again. */
+  readonly remembered: number
+}
+
+/** Medians of the rounds, whole: nothing is subtracted. */
+export interface Cost {
+  readonly system: string
+  readonly callCpuMicros: number
+  readonly callWallMicros: number
+  readonly callBytes: number
+  readonly chunkCpuMicros: number
+  readonly retainedBytes: number
+}
+
+/** The chunks of a canned stream. */
+export const chunks = 500
+
+/** All systems, in rounds of one after another, back and forth. */
+export const table = (running: ReadonlyArray<Running>, effort: Effort): Effect.Effect<ReadonlyArray<Cost>, Crashed> =>
+  Effect.gen(function* () {
+    const calls = new Map(running.map(({ system }) => [system, empty()] as const))
+    const streams = new Map(running.map(({ system }) => [system, empty()] as const))
+    for (let round = -2; round < effort.rounds; round++) {
+      for (const system of round % 2 === 0 ? running : running.toReversed()) {
+        const call = yield* system.spend({ _tag: "Spend", stream: false, calls: effort.calls })
+        const stream = yield* system.spend({ _tag: "Spend", stream: true, calls: effort.streams })
+        // Two rounds warm up.
+        if (round < 0) continue
+        keep(calls.get(system.system), call)
+        keep(streams.get(system.system), stream)
+      }
+    }
+    const costs: Array<Cost> = []
+    for (const system of running) {
+      const { retainedBytes } = yield* system.spend({ _tag: "Spend", stream: false, calls: effort.remembered })
+      const call = calls.get(system.system) ?? empty()
+      costs.push({
+        system: system.system.name,
+        callCpuMicros: median(call.cpuMicros),
+        callWallMicros: median(call.wallMicros),
+        callBytes: median(call.bytes),
+        chunkCpuMicros: median(streams.get(system.system)?.cpuMicros ?? []) / chunks,
+        retainedBytes: retainedBytes / effort.remembered
+      })
+    }
+    return costs
+  })
+
+/** Per call. */
+export interface Spent {
+  readonly cpuMicros: number
+  readonly wallMicros: number
+  readonly bytes: number
+  /** Of all calls together, after a collection. */
+  readonly retainedBytes: number
+}
+
+const empty = () => ({ cpuMicros: [] as Array<number>, wallMicros: [] as Array<number>, bytes: [] as Array<number> })
+
+const keep = (into: ReturnType<typeof empty> | undefined, spent: Spent): void => {
+  into?.cpuMicros.push(spent.cpuMicros)
+  into?.wallMicros.push(spent.wallMicros)
+  into?.bytes.push(spent.bytes)
+}
+
+const median = (values: ReadonlyArray<number>): number =>
+  quantile(
+    values.toSorted((one, other) => one - other),
+    0.5
+  )
+
+/** The size of a program that makes one call, and the time it takes to start. */
+export interface Bundle {
+  readonly system: string
+  readonly minified: number
+  readonly gzipped: number
+  readonly startMillis: number
+}
+
+/** Bundles the client code of a system, minified, and starts it a few times. */
+export const bundle = (system: System, starts: number): Effect.Effect<Bundle, Error> =>
+  Effect.gen(function* () {
+    const folder = mkdtempSync(join(tmpdir(), "bundle-"))
+    const entry = join(folder, "entry.ts")
+    const output = join(folder, "bundle.mjs")
+    return yield* Effect.gen(function* () {
+      const module = JSON.stringify(fileURLToPath(system.module))
+      writeFileSync(entry, `import { make } from ${module}\nawait make(${JSON.stringify(nobody)}, ${longLimits})\n`)
+      yield* run(esbuild(), [
+        entry,
+        "--bundle",
+        "--minify",
+        "--format=esm",
+        "--platform=node",
+        "--conditions=@llm-resilience/source",
+        `--banner:js=import{createRequire}from"node:module";const require=createRequire(import.meta.url);`,
+        `--outfile=${output}`
+      ])
+      const bytes = readFileSync(output)
+      const millis: Array<number> = []
+      for (let start = 0; start < starts; start++) {
+        const begin = performance.now()
+        yield* run(process.execPath, [output])
+        millis.push(performance.now() - begin)
+      }
+      return {
+        system: system.name,
+        minified: bytes.length,
+        gzipped: gzipSync(bytes).length,
+        startMillis: median(millis)
+      }
+    }).pipe(Effect.ensuring(Effect.sync(() => rmSync(folder, { recursive: true }))))
+  })
+
+const nobody = { primary: "http://127.0.0.1:9/v1", backup: "http://127.0.0.1:9/v1" }
+const longLimits = JSON.stringify({ attemptMillis: 30_000, idleMillis: 15_000, deadlineMillis: 45_000 })
+
+const esbuild = (): string =>
+  createRequire(new URL("../peers/package.json", import.meta.url)).resolve("esbuild/bin/esbuild")
+
+const run = (command: string, args: ReadonlyArray<string>): Effect.Effect<void, Error> =>
+  Effect.callback((resume) => {
+    const child = execFile(command, args, { timeout: 120_000 }, (error) =>
+      resume(error === null ? Effect.void : Effect.fail(error))
+    )
+    return Effect.sync(() => child.kill())
+  })
