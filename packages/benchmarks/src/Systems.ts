@@ -44,7 +44,14 @@ export const systems: ReadonlyArray<System> = [
   peer("cockatiel + fetch", "cockatiel.ts", ["cockatiel"])
 ]
 
-/** All of the above over a canned transport, and the transport alone. */
+/** All of the above, and ours with health checks, which only matter over time. */
+export const underLoad: ReadonlyArray<System> = [
+  own("llm-resilience", "Ours.ts", []),
+  own("llm-resilience + health checks", "OursChecked.ts", []),
+  ...systems.slice(1)
+]
+
+/** All systems over a canned transport, and the transport alone. */
 export const wired: ReadonlyArray<System> = [peer("fetch alone", "fetchAlone.ts", []), ...systems]
 
 /** What only guards calls, without a wire, and nothing at all. */

@@ -45,7 +45,7 @@ const measure: Record<Part, (quick: boolean) => Effect.Effect<Measured, Error, S
   outage: (quick: boolean) =>
     Effect.gen(function* () {
       const runs = yield* Effect.forEach(
-        Systems.systems,
+        Systems.underLoad,
         (system) =>
           Effect.scoped(Effect.flatMap(Systems.start(system), (running) => Outage.run(running, quick ? 24 : 120))).pipe(
             Effect.tap(() => Console.error(`  ${system.name}`)),

@@ -8,14 +8,22 @@ import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Stream from "effect/Stream"
-import type { MakeClient } from "../Client.ts"
+import type { Client, Limits, MakeClient, Upstreams } from "../Client.ts"
 
-export const make: MakeClient = (upstreams, limits) => {
+export const make: MakeClient = (upstreams, limits) => client(upstreams, limits)
+
+/** The same with whatever else is asked for. */
+export const client = (
+  upstreams: Upstreams,
+  limits: Limits,
+  options?: Pick<LlmResilience.Options, "health">
+): Client => {
   const step = (id: string, baseUrl: string) => ({
     provider: OpenAiCompatible.layer({ id, model: "gpt-5", baseUrl, capabilities: { prefill: true } })
   })
   const runtime = ManagedRuntime.make(
     LlmResilience.layer({
+      ...options,
       deadline: limits.deadlineMillis,
       policy: LlmResilience.standard({ timeouts: { attempt: limits.attemptMillis, idle: limits.idleMillis } }),
       steps: [step("primary", upstreams.primary), step("backup", upstreams.backup)]
