@@ -13,6 +13,8 @@ import { quantile } from "./Outage.ts"
 import type { Crashed, Running, System } from "./Systems.ts"
 
 export interface Effort {
+  /** Calls until the compiler has settled. */
+  readonly warmUp: number
   readonly rounds: number
   readonly calls: number
   readonly streams: number
@@ -38,12 +40,14 @@ export const table = (running: ReadonlyArray<Running>, effort: Effort): Effect.E
   Effect.gen(function* () {
     const calls = new Map(running.map(({ system }) => [system, empty()] as const))
     const streams = new Map(running.map(({ system }) => [system, empty()] as const))
-    for (let round = -2; round < effort.rounds; round++) {
+    for (const system of running) {
+      yield* system.spend({ _tag: "Spend", stream: false, calls: effort.warmUp })
+      yield* system.spend({ _tag: "Spend", stream: true, calls: effort.streams * 5 })
+    }
+    for (let round = 0; round < effort.rounds; round++) {
       for (const system of round % 2 === 0 ? running : running.toReversed()) {
         const call = yield* system.spend({ _tag: "Spend", stream: false, calls: effort.calls })
         const stream = yield* system.spend({ _tag: "Spend", stream: true, calls: effort.streams })
-        // Two rounds warm up.
-        if (round < 0) continue
         keep(calls.get(system.system), call)
         keep(streams.get(system.system), stream)
       }

@@ -101,7 +101,7 @@ export const survivalPicture = (cells: ReadonlyArray<Cell>): string => {
   const [left, top, wide, high] = [190, 64, 92, 18]
   const legend = (
     [
-      ["answered", "complete answer (or the caller left no trace)"],
+      ["answered", "answered completely"],
       ["error", "one error within the deadline"],
       ["late", "later than the deadline"],
       ["wrong", "wrong or cut text as a success"]
