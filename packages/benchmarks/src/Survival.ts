@@ -150,9 +150,9 @@ export const table = (
 }
 
 const graceMillis = 500
-const patienceMillis = limits.deadlineMillis + 3000
 
-const cell = (running: Running, scenario: Scenario, stream: boolean): Effect.Effect<Cell> =>
+/** One scenario for one system, with upstreams of its own. */
+export const cell = (running: Running, scenario: Scenario, stream: boolean): Effect.Effect<Cell> =>
   Effect.gen(function* () {
     const primary = yield* Upstream.make({ answer: primaryAnswer, tokenEvery: "2 millis" })
     const backup = yield* Upstream.make({ answer: backupAnswer, tokenEvery: "2 millis", fault: scenario.backup })
@@ -165,7 +165,7 @@ const cell = (running: Running, scenario: Scenario, stream: boolean): Effect.Eff
       stream,
       times: scenario.times ?? 1,
       leaveAfterMillis: scenario.leaveAfterMillis,
-      patienceMillis
+      patienceMillis: (scenario.leaveAfterMillis ?? limits.deadlineMillis) + 3000
     })
     const left = scenario.leaveAfterMillis !== undefined
     // Whatever a system still does behind the back of the caller shows up by then.

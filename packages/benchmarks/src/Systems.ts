@@ -14,7 +14,6 @@ export interface System {
   readonly name: string
   readonly module: URL
   readonly packages: ReadonlyArray<string>
-  readonly hasBackup: boolean
 }
 
 const peersFolder = new URL("../peers/", import.meta.url)
@@ -22,25 +21,23 @@ const peersFolder = new URL("../peers/", import.meta.url)
 const own = (name: string, file: string, packages: ReadonlyArray<string>): System => ({
   name,
   module: new URL(`./systems/${file}`, import.meta.url),
-  packages,
-  hasBackup: true
+  packages
 })
 
-const peer = (name: string, file: string, packages: ReadonlyArray<string>, hasBackup = true): System => ({
+const peer = (name: string, file: string, packages: ReadonlyArray<string>): System => ({
   name,
   module: new URL(file, peersFolder),
-  packages,
-  hasBackup
+  packages
 })
 
 export const systems: ReadonlyArray<System> = [
   own("llm-resilience", "Ours.ts", []),
   own("stock Effect", "StockEffect.ts", ["effect"]),
-  peer("AI SDK", "aiSdk.ts", ["ai", "@ai-sdk/openai-compatible"], false),
+  peer("AI SDK", "aiSdk.ts", ["ai", "@ai-sdk/openai-compatible"]),
   peer("AI SDK + ai-retry", "aiRetry.ts", ["ai", "ai-retry"]),
   peer("AI SDK + ai-fallback", "aiFallback.ts", ["ai", "ai-fallback"]),
   peer("LangChain.js", "langchain.ts", ["@langchain/core", "@langchain/openai"]),
-  peer("openai-node", "openaiNode.ts", ["openai"], false),
+  peer("openai-node", "openaiNode.ts", ["openai"]),
   peer("cockatiel + fetch", "cockatiel.ts", ["cockatiel"])
 ]
 

@@ -131,7 +131,7 @@ const program = Effect.gen(function* () {
     }
     if (values.write) {
       replaceSection(part, `${text}\n\nMeasured ${machine}.`)
-      if (picture !== undefined) writeFileSync(new URL(`${part}.svg`, docs), picture)
+      if (picture !== undefined) writeFileSync(new URL(`images/${part}.svg`, docs), picture)
     }
   }
   if (values.write) replaceSection("versions", Report.versions(Systems.systems))
