@@ -196,7 +196,9 @@ export const outagePicture = (runs: ReadonlyArray<Run>): string => {
     ...runs.flatMap((run, row) => {
       const y = top + row * (high + gap)
       return [
-        text(12, y + high / 2, run.system),
+        ...run.system
+          .split(" + ")
+          .map((line, index) => text(12, y + high / 2 + index * 13, (index > 0 ? "+ " : "") + line)),
         `<rect x="${left + run.outage.from * wide}" y="${y}" width="${(run.outage.to - run.outage.from) * wide}" height="${high}" fill="#f6e5e5"/>`,
         ...run.seconds.flatMap(({ answered, failed, p95Millis }, second) => {
           const height = heightOf(p95Millis)
