@@ -12,8 +12,11 @@ if (process.argv[3] === "canned") globalThis.fetch = canned
 const { make } = (await import(process.argv[2] ?? "")) as { readonly make: MakeClient }
 
 const send = (report: Report): void => {
-  process.send?.(report)
+  if (process.connected) process.send?.(report)
 }
+
+// Without a parent there is nobody to report to.
+process.on("disconnect", () => process.exit())
 
 const complain = (error: unknown): void => send({ _tag: "Unhandled", message: described(error) })
 process.on("unhandledRejection", complain)
