@@ -48,13 +48,20 @@ export const table = (running: ReadonlyArray<Running>, effort: Effort): Effect.E
       for (const system of round % 2 === 0 ? running : running.toReversed()) {
         const call = yield* system.spend({ _tag: "Spend", stream: false, calls: effort.calls })
         const stream = yield* system.spend({ _tag: "Spend", stream: true, calls: effort.streams })
-        keep(calls.get(system.system), call)
+        // Few enough that the young generation takes them without a collection, so that the heap shows what they allocate.
+        const { bytes } = yield* system.spend({ _tag: "Spend", stream: false, calls: 40 })
+        keep(calls.get(system.system), { ...call, bytes })
         keep(streams.get(system.system), stream)
       }
     }
     const costs: Array<Cost> = []
     for (const system of running) {
-      const { retainedBytes } = yield* system.spend({ _tag: "Spend", stream: false, calls: effort.remembered })
+      const { retainedBytes } = yield* system.spend({
+        _tag: "Spend",
+        stream: false,
+        calls: effort.remembered,
+        collect: true
+      })
       const call = calls.get(system.system) ?? empty()
       costs.push({
         system: system.system.name,

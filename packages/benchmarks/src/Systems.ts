@@ -109,6 +109,8 @@ export interface Spending {
   readonly _tag: "Spend"
   readonly stream: boolean
   readonly calls: number
+  /** Whether to look at what is kept, which takes whole collections: after one the compiler has to learn anew. */
+  readonly collect?: boolean | undefined
 }
 
 /** How one call ended, as the program that made it saw it. */
@@ -142,10 +144,7 @@ export class Crashed extends Error {
   readonly _tag = "Crashed"
 }
 
-/**
- * Starts a system in a process of its own, which ends with the scope. With a canned transport no request leaves the process, and the
- * young generation is so large that a sample fits into it: what a sample allocates can be read off the heap.
- */
+/** Starts a system in a process of its own, which ends with the scope. With a canned transport no request leaves the process. */
 export const start = (
   system: System,
   transport: "real" | "canned" = "real"
@@ -158,12 +157,8 @@ export const start = (
     const child: ChildProcess = yield* Effect.acquireRelease(
       Effect.callback<ChildProcess, Crashed>((resume) => {
         const child = fork(new URL("./child.ts", import.meta.url), [system.module.href, transport], {
-          execArgv: [
-            "-C",
-            "@llm-resilience/source",
-            "--expose-gc",
-            ...(transport === "canned" ? ["--max-semi-space-size=256", "--min-semi-space-size=256"] : [])
-          ],
+          // A young generation of a steady size.
+          execArgv: ["-C", "@llm-resilience/source", "--expose-gc", "--min-semi-space-size=16"],
           stdio: ["ignore", "ignore", "pipe", "ipc"]
         })
         child.stderr?.on("data", (text: Buffer) => {

@@ -33,7 +33,8 @@ const question = "What is a circuit breaker?"
 /** One client for all orders: what it keeps is a part of what it costs. */
 const spend = async (order: Spending): Promise<Spent> => {
   measured ??= await make(nobody, { attemptMillis: 30_000, idleMillis: 15_000, deadlineMillis: 45_000 })
-  globalThis.gc?.()
+  const collection = order.collect === true ? "major" : "minor"
+  globalThis.gc?.({ type: collection })
   const occupied = process.memoryUsage().heapUsed
   const cpu = process.cpuUsage()
   const begin = performance.now()
@@ -46,7 +47,7 @@ const spend = async (order: Spending): Promise<Spent> => {
   const wallMicros = ((performance.now() - begin) * 1000) / order.calls
   const { system, user } = process.cpuUsage(cpu)
   const bytes = (process.memoryUsage().heapUsed - occupied) / order.calls
-  globalThis.gc?.()
+  globalThis.gc?.({ type: collection })
   const retainedBytes = process.memoryUsage().heapUsed - occupied
   return { cpuMicros: (system + user) / order.calls, wallMicros, bytes, retainedBytes }
 }
