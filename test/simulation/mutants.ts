@@ -58,8 +58,8 @@ import * as Stream from "effect/Stream"`
   {
     name: "deadline not given to the step",
     file: core("Fallback.ts"),
-    from: `const request = LlmRequest.start(asked, monotonic(clock))`,
-    to: `const request = { ...asked, deadline: undefined }`
+    from: `const request = LlmRequest.allow(LlmRequest.start(asked, monotonic(clock)))`,
+    to: `const request = LlmRequest.allow({ ...asked, deadline: undefined })`
   },
   {
     name: "cache key without tools",
@@ -177,10 +177,10 @@ import * as Stream from "effect/Stream"`
   {
     name: "budget not shared between requests",
     file: core("Budget.ts"),
-    from: `        return next !== undefined
-      },`,
-    to: `        return next !== undefined || state.calls >= 0
-      },`
+    from: `        if (next !== undefined) {
+          state = next`,
+    to: `        {
+          state = next ?? state`
   },
   {
     name: "attempts of a request not counted",

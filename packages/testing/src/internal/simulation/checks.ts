@@ -117,11 +117,12 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
   const built: Array<Provider> = []
   const checked: Array<Call["fault"]> = []
   const underway: Array<Set<Call>> = []
+  const hedged = new Map<number, ReadonlyArray<number>>()
+  const granted = new WeakSet<object>()
 
   const resting = (step: number): Policy.Policy => {
     const { cooldown, hedge, retry } = plan.steps[step] ?? {}
     const reference = steps[step]?.rest
-    const budget = steps[step]?.budget
     return tap<{ readonly request: Marked; readonly of: Live | undefined; readonly attempt: Attempt }>({
       started: (request: Marked) => {
         const of = request.simulated === undefined ? undefined : live.get(request.simulated)
@@ -141,7 +142,6 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
         const before = of?.attempts[step]
         if (before !== undefined && before.ask === attempt.ask) {
           attempt.retries = before.retries + 1
-          if (budget?.extra(now) === false) violate("retries and hedges within the budget", `${name} at ${now}`)
           // Two calls at once are no retry of each other.
           if (hedge === undefined) checkRetry(name, request, before, attempt, now)
         }
@@ -195,12 +195,25 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
     }
   }
 
+  // What reaches a provider is a call, or it carries a grant, once: for a retry or hedge of its own, or for a hedge along the chain, which the
+  // step pays that was slow.
+  const checkBudget = (step: number, { grant, id }: Marked, now: number): void => {
+    const isExtra = grant !== undefined && !granted.has(grant)
+    if (isExtra) granted.add(grant)
+    const [slow = step, ...others] = isExtra ? (hedged.get(id) ?? []) : []
+    if (slow !== step) hedged.set(id, others)
+    if (!isExtra || slow !== step) steps[step]?.budget?.call(now)
+    if (isExtra && steps[slow]?.budget?.extra(now) === false) {
+      violate("retries and hedges within the budget", `${nameOf(slow)} at ${now}`)
+    }
+  }
+
   const calling = (step: number): Policy.Policy => {
     const reference = steps[step]?.breaker
     return tap<{ ticket: Ticket | undefined; readonly startedAt: number; committedAt: number | undefined }>({
       started: (request) => {
         const now = time.now()
-        steps[step]?.budget?.call(now)
+        checkBudget(step, request, now)
         if (reference === undefined || !strict) return { ticket: undefined, startedAt: now, committedAt: undefined }
         const refusal = reference.refusal(now, request)
         if (refusal !== undefined) {
@@ -329,10 +342,7 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
       case "HealthChecked":
         return checkHealth(event)
       case "Hedged": {
-        const step = stepOf(event.provider)
-        if (of !== undefined && event.to !== event.provider && steps[step]?.budget?.extra(time.now()) === false) {
-          violate("retries and hedges within the budget", `${event.provider} at ${time.now()}`)
-        }
+        if (event.to !== event.provider) hedged.set(id, [...(hedged.get(id) ?? []), stepOf(event.provider)])
         return
       }
       case "Throttled":
