@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  CacheKey,
   CacheStore,
   EmergencyCache,
   LlmRequest,
@@ -11,7 +12,7 @@ import {
   SimilarAnswers
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Duration, Effect, Exit, Fiber, Layer, Option, Schema, Stream } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Schema, Stream } from "effect"
 import { Tool } from "effect/ai"
 import { KeyValueStore, Persistence } from "effect/persistence"
 import { TestClock } from "effect/testing"
@@ -630,6 +631,39 @@ describe("EmergencyCache", () => {
     expires: "by the clock",
     layer: () => CacheStore.layerKeyValueStore().pipe(Layer.provide(Layer.succeedContext(keyValueStore)))
   })
+
+  it.effect("does not take for broken what was read while it was being written", () =>
+    Effect.gen(function* () {
+      const address = { scope: "a".repeat(32), subject: "b".repeat(32), hash: "c".repeat(64) }
+      const key = CacheKey.format(address)
+      const texts = new Map<string, string>()
+      const isWritten = yield* Deferred.make<void>()
+      let reads = 0
+      const files = KeyValueStore.make({
+        // The reading of what is there begins before the writing and ends after it.
+        get: (name) =>
+          reads++ === 0 ? Effect.as(Deferred.await(isWritten), '{"expiresAt":') : Effect.sync(() => texts.get(name)),
+        getUint8Array: () => Effect.undefined,
+        set: (name, value) => Effect.sync(() => void texts.set(name, String(value))),
+        remove: (name) => Effect.sync(() => void texts.delete(name)),
+        clear: Effect.void,
+        size: Effect.sync(() => texts.size),
+        keys: Effect.succeed([`llm-resilience/cache/${key}`])
+      })
+      const store = Context.get(
+        yield* Layer.build(
+          CacheStore.layerKeyValueStore().pipe(Layer.provide(Layer.succeed(KeyValueStore.KeyValueStore, files)))
+        ),
+        CacheStore.CacheStore
+      )
+      yield* TestClock.adjust(1)
+      yield* store.set(address, "an answer", Number.MAX_SAFE_INTEGER)
+      yield* Deferred.succeed(isWritten, undefined)
+      yield* TestClock.adjust(1)
+
+      assert.strictEqual(yield* store.get(address), "an answer")
+    })
+  )
 
   it.effect("tells whoever removes something when it could not be removed", () =>
     Effect.gen(function* () {

@@ -203,6 +203,7 @@ export const layerKeyValueStore = (
       const store = KeyValueStore.prefix(yield* KeyValueStore.KeyValueStore, prefix)
       const shelf = Shelf.make<true>(bounds)
       let evicted = 0
+      const writing = new Set<string>()
 
       const drop = (addresses: ReadonlyArray<CacheKey.Address>) =>
         Effect.forEach(addresses, (address) => store.remove(CacheKey.format(address)), { discard: true })
@@ -218,6 +219,8 @@ export const layerKeyValueStore = (
         if (address === undefined || text === undefined) return
         const envelope = yield* Effect.option(decodeEnvelope(text))
         const now = yield* Clock.currentTimeMillis
+        // What is being written just now may be read half, and what was written meanwhile is known already.
+        if (writing.has(key) || shelf.get(address) !== undefined) return
         if (envelope._tag === "None" || envelope.value.expiresAt <= now) return yield* store.remove(key)
         yield* note(address, envelope.value)
       })
@@ -239,13 +242,14 @@ export const layerKeyValueStore = (
           return envelope.entry
         }),
         set: (address, entry, expiresAt) =>
-          Effect.mapError(
-            Effect.andThen(
-              store.set(CacheKey.format(address), encodeEnvelope({ expiresAt, entry })),
+          Effect.suspend(() => {
+            const key = CacheKey.format(address)
+            writing.add(key)
+            return Effect.andThen(
+              store.set(key, encodeEnvelope({ expiresAt, entry })),
               note(address, { expiresAt, entry })
-            ),
-            failed("set")
-          ),
+            ).pipe(Effect.mapError(failed("set")), Effect.ensuring(Effect.sync(() => writing.delete(key))))
+          }),
         remove: (address) =>
           Effect.mapError(
             Effect.suspend(() => {
