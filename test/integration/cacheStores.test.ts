@@ -6,7 +6,7 @@ import { KeyValueStore, Persistence } from "effect/persistence"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { basename, join } from "node:path"
-import { afterAll, beforeAll } from "vitest"
+import { afterAll } from "vitest"
 import { conforms, type Kind, storing, survives } from "../support/cacheStores.ts"
 import * as NodeSqlite from "../support/nodeSqlite.ts"
 import * as PostgresServer from "../support/postgresServer.ts"
@@ -87,28 +87,7 @@ const outlives = <E>(server: { readonly stop: Effect.Effect<void> }, store: Laye
   }).pipe(Effect.provide(EmergencyCache.layer({ writeWithin: "1 second" }).pipe(Layer.provide(store))))
 
 describe.skipIf(!RedisServer.installed)("with a server", () => {
-  let port = 0
-  let stop: () => Promise<void> = () => Promise.resolve()
-
-  beforeAll(async () => {
-    const ready = Promise.withResolvers<number>()
-    const done = Promise.withResolvers<void>()
-    const running = Effect.runPromise(
-      Effect.scoped(
-        Effect.gen(function* () {
-          ready.resolve((yield* RedisServer.make).port)
-          yield* Effect.promise(() => done.promise)
-        })
-      )
-    )
-    running.catch(ready.reject)
-    port = await ready.promise
-    stop = () => {
-      done.resolve()
-      return running
-    }
-  })
-  afterAll(() => stop())
+  const port = RedisServer.duringTests()
 
   const redis = (storeId: () => string): Kind<unknown> => ({
     name: "Redis",
@@ -119,7 +98,7 @@ describe.skipIf(!RedisServer.installed)("with a server", () => {
         Effect.sync(() =>
           CacheStore.layerPersistence({ ...options, storeId: storeId() }).pipe(
             Layer.provide(Layer.fresh(Persistence.layerBackingRedis)),
-            Layer.provide(Layer.fresh(NodeRedis.layer({ socket: { port, host: "127.0.0.1" } })))
+            Layer.provide(Layer.fresh(NodeRedis.layer({ socket: { port: port(), host: "127.0.0.1" } })))
           )
         )
       )
@@ -147,7 +126,7 @@ describe.skipIf(!RedisServer.installed)("with a server", () => {
 })
 
 if (!RedisServer.installed) {
-  it.skip("Redis: SKIPPED, because redis-server is not installed (Debian package redis-server)", () => {})
+  it.skip(`Redis: ${RedisServer.missing}`, () => {})
 }
 
 describe.skipIf(!PostgresServer.installed)("with a PostgreSQL", () => {

@@ -4,38 +4,16 @@ import { LlmRequest, RateLimit, RateLimitStore, ResilienceEvent } from "@llm-res
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Effect, Fiber, Layer, Stream } from "effect"
 import { Redis } from "effect/persistence"
-import { afterAll, beforeAll } from "vitest"
 import { conforms } from "../support/limitStores.ts"
 import * as RedisServer from "../support/redisServer.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 
 describe.skipIf(!RedisServer.installed)("with a server", () => {
-  let port = 0
-  let stop: () => Promise<void> = () => Promise.resolve()
-
-  beforeAll(async () => {
-    const ready = Promise.withResolvers<number>()
-    const done = Promise.withResolvers<void>()
-    const running = Effect.runPromise(
-      Effect.scoped(
-        Effect.gen(function* () {
-          ready.resolve((yield* RedisServer.make).port)
-          yield* Effect.promise(() => done.promise)
-        })
-      )
-    )
-    running.catch(ready.reject)
-    port = await ready.promise
-    stop = () => {
-      done.resolve()
-      return running
-    }
-  })
-  afterAll(() => stop())
+  const port = RedisServer.duringTests()
 
   const connected = Layer.unwrap(
-    Effect.sync(() => Layer.fresh(NodeRedis.layer({ socket: { port, host: "127.0.0.1" } })))
+    Effect.sync(() => Layer.fresh(NodeRedis.layer({ socket: { port: port(), host: "127.0.0.1" } })))
   )
   const redis = Layer.fresh(RateLimitStore.layerRedis()).pipe(Layer.provide(connected))
 
