@@ -170,12 +170,17 @@ export const reasonOf = (finish: unknown, calls: boolean): Response.FinishReason
   }
 }
 
-export const usageOf = (value: unknown): LlmResponse.Usage => {
+/** Chat completions count `prompt` and `completion` tokens, the Responses API calls the same `input` and `output`. */
+export const usageOf = (
+  value: unknown,
+  read: "prompt" | "input" = "prompt",
+  written: "completion" | "output" = "completion"
+): LlmResponse.Usage => {
   if (!Json.isObject(value)) return LlmResponse.unknownUsage
-  const input = Json.count(value["prompt_tokens"])
-  const output = Json.count(value["completion_tokens"])
-  const cached = Json.count(Json.object(value["prompt_tokens_details"])["cached_tokens"])
-  const reasoning = Json.count(Json.object(value["completion_tokens_details"])["reasoning_tokens"])
+  const input = Json.count(value[`${read}_tokens`])
+  const output = Json.count(value[`${written}_tokens`])
+  const cached = Json.count(Json.object(value[`${read}_tokens_details`])["cached_tokens"])
+  const reasoning = Json.count(Json.object(value[`${written}_tokens_details`])["reasoning_tokens"])
   return {
     inputTokens: {
       ...(input === undefined ? undefined : { total: input, uncached: Math.max(0, input - (cached ?? 0)) }),

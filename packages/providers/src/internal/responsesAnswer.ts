@@ -1,11 +1,10 @@
-import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import type * as Response from "effect/ai/Response"
 import * as DateTime from "effect/DateTime"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Json from "./json.ts"
-import { parametersOf } from "./openAiAnswer.ts"
+import { parametersOf, usageOf } from "./openAiAnswer.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
 
@@ -117,7 +116,7 @@ export const endOf = (
 ): Result.Result<Response.FinishPartEncoded, ProviderError.ProviderError> => {
   if (answer.refusal !== "") return Result.fail(reply.fail("Refusal", answer.refusal))
   const finish = (reason: Response.FinishReason) =>
-    Result.succeed({ type: "finish" as const, reason, usage: usageOf(response["usage"]) })
+    Result.succeed({ type: "finish" as const, reason, usage: usageOf(response["usage"], "input", "output") })
   const status = response["status"]
   switch (status) {
     case "completed":
@@ -135,26 +134,5 @@ export const endOf = (
       return Result.fail(reply.fail("ServerError", "The response was cancelled"))
     default:
       return Result.fail(reply.fail("StreamCut", "The response is not complete"))
-  }
-}
-
-const usageOf = (value: unknown): LlmResponse.Usage => {
-  if (!Json.isObject(value)) return LlmResponse.unknownUsage
-  const input = Json.count(value["input_tokens"])
-  const output = Json.count(value["output_tokens"])
-  const cached = Json.count(Json.object(value["input_tokens_details"])["cached_tokens"])
-  const reasoning = Json.count(Json.object(value["output_tokens_details"])["reasoning_tokens"])
-  return {
-    inputTokens: {
-      ...(input === undefined ? undefined : { total: input, uncached: Math.max(0, input - (cached ?? 0)) }),
-      ...(cached === undefined ? undefined : { cacheRead: cached })
-    },
-    outputTokens: {
-      ...(output === undefined ? undefined : { total: output }),
-      ...(reasoning === undefined ? undefined : { reasoning }),
-      ...(output === undefined || reasoning === undefined || reasoning > output
-        ? undefined
-        : { text: output - reasoning })
-    }
   }
 }
