@@ -3,6 +3,7 @@ import { Bulkhead, Fallback, LlmRequest, LlmResponse, Provider, ResilienceEvent 
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Deferred, Duration, Effect, Fiber, Schema, Scheduler, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 const ok = ScriptedProvider.answer("ok")
@@ -46,12 +47,12 @@ describe("Bulkhead", () => {
         const fibers = yield* Effect.forEach([1, 2, 3, 4], (id) => call({ id }))
 
         assert.deepStrictEqual(yield* bulkhead.state, { inFlight: 2, waiting: 2, limit: 2 })
-        assert.strictEqual((yield* self.availability(request))?._tag, "Saturated")
+        assert.strictEqual((yield* availabilityOf(self, request))?._tag, "Saturated")
         assert.strictEqual(skipped(yield* Effect.flip(self.generate(request))), "Saturated")
 
         yield* TestClock.adjust("10 seconds")
         assert.deepStrictEqual(yield* bulkhead.state, { inFlight: 2, waiting: 0, limit: 2 })
-        assert.isUndefined(yield* self.availability(request))
+        assert.isUndefined(yield* availabilityOf(self, request))
         yield* TestClock.adjust("10 seconds")
         assert.deepStrictEqual(yield* Effect.forEach(fibers, Fiber.join), ["ok", "ok", "ok", "ok"])
         assert.deepStrictEqual(yield* bulkhead.state, { inFlight: 0, waiting: 0, limit: 2 })
@@ -175,7 +176,7 @@ describe("Bulkhead", () => {
       for (const options of [{ maxWait: 0 }, { queue: 0 }]) {
         const { call, self } = yield* guarded({ permits: 1, ...options })
         yield* call()
-        assert.strictEqual((yield* self.availability({ ...request, priority: "critical" }))?._tag, "Saturated")
+        assert.strictEqual((yield* availabilityOf(self, { ...request, priority: "critical" }))?._tag, "Saturated")
         assert.strictEqual(yield* Effect.flatMap(call({ priority: "critical" }), Fiber.join), "Saturated")
       }
     })

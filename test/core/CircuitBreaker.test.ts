@@ -3,6 +3,7 @@ import { CircuitBreaker, LlmRequest, type LlmUnavailable, type Provider } from "
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Duration, Effect, Exit, Fiber, Layer, Option, Schedule, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 
@@ -61,10 +62,10 @@ describe("CircuitBreaker", () => {
   it.effect("says so before a call, so that a chain can skip it", () =>
     Effect.gen(function* () {
       const { call, self } = yield* guarded(failing, { trip: CircuitBreaker.consecutive(1) })
-      assert.isUndefined(yield* self.availability(request))
+      assert.isUndefined(yield* availabilityOf(self, request))
       yield* call
 
-      assert.strictEqual((yield* self.availability(request))?._tag, "CircuitOpen")
+      assert.strictEqual((yield* availabilityOf(self, request))?._tag, "CircuitOpen")
     })
   )
 

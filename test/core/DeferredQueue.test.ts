@@ -216,8 +216,7 @@ for (const [name, store] of Object.entries(stores)) {
           let open = true
           const resting: Provider.Provider = {
             ...model,
-            availability: () =>
-              Effect.sync(() => (open ? { _tag: "CircuitOpen", retryAfter: Duration.hours(1) } : undefined))
+            availability: () => (open ? { _tag: "CircuitOpen", retryAfter: Duration.hours(1) } : undefined)
           }
           const ticket = yield* queue.accept(asking("one"))
 
@@ -321,7 +320,7 @@ for (const [name, store] of Object.entries(stores)) {
           const short = yield* queue.accept(asking("two"), { expiresAfter: "1 second" })
           const resting: Provider.Provider = {
             ...model,
-            availability: () => Effect.succeed({ _tag: "CircuitOpen", retryAfter: Duration.hours(1) })
+            availability: () => ({ _tag: "CircuitOpen", retryAfter: Duration.hours(1) })
           }
 
           const early = yield* working(queue, resting, Effect.andThen(wait("3 seconds"), queue.status(short)))

@@ -13,6 +13,7 @@ import {
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Duration, Effect, Exit, Fiber, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 const up = ScriptedProvider.answer("Hello")
@@ -224,16 +225,16 @@ describe("HealthChecker", () => {
 
       yield* TestClock.adjust("37 seconds")
       assert.strictEqual(yield* state, "degraded: checks fail")
-      assert.isUndefined(yield* stack.availability(request))
+      assert.isUndefined(yield* availabilityOf(stack, request))
       yield* TestClock.adjust("37 seconds")
       assert.strictEqual(yield* state, "unhealthy: checks fail")
-      assert.deepStrictEqual(yield* stack.availability(request), { _tag: "Unhealthy" })
+      assert.deepStrictEqual(yield* availabilityOf(stack, request), { _tag: "Unhealthy" })
       assert.deepStrictEqual(yield* checker.getHealthyProviders, [])
       yield* provider.setScript([up])
       yield* TestClock.adjust("37 seconds")
 
       assert.strictEqual(yield* state, "healthy: well")
-      assert.isUndefined(yield* stack.availability(request))
+      assert.isUndefined(yield* availabilityOf(stack, request))
       assert.deepStrictEqual(yield* checker.getHealthyProviders, ["p"])
       assert.deepStrictEqual(
         Array.from(yield* Fiber.join(changes), ({ from, to }) => `${from} to ${to}`),

@@ -15,6 +15,7 @@ import {
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Duration, Effect, Fiber, Option, Schedule, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 
@@ -24,7 +25,7 @@ describe("Cooldown", () => {
     return { provider, self: yield* Cooldown.policy(options)(provider) }
   })
   const restLeft = (self: Provider.Provider) =>
-    Effect.map(self.availability(request), (reason) => {
+    Effect.map(availabilityOf(self, request), (reason) => {
       const left = reason === undefined ? undefined : Attempt.skipRetryAfter(reason)
       return left === undefined ? undefined : Duration.toMillis(left)
     })
@@ -90,7 +91,7 @@ describe("Cooldown", () => {
       yield* Effect.ignore(quota.self.generate(request))
       yield* Effect.ignore(keys.self.generate(request))
 
-      assert.deepStrictEqual(yield* quota.self.availability(request), {
+      assert.deepStrictEqual(yield* availabilityOf(quota.self, request), {
         _tag: "Isolated",
         because: "QuotaExhausted",
         retryAfter: Duration.hours(3)
@@ -212,6 +213,33 @@ describe("Policy.observe", () => {
       assert.deepStrictEqual(yield* run(ScriptedProvider.hang, streamed), ["admitted", "Abandoned"])
     })
   )
+
+  const bug = (): never => {
+    throw new Error("a bug")
+  }
+  const throwsAt = (moment: "admit" | "settle"): Policy.Policy =>
+    Policy.make(
+      Policy.observe<void>({
+        admit: () => (moment === "admit" ? bug() : Effect.void),
+        settle: () => (moment === "settle" ? bug() : Effect.void)
+      })
+    )
+  for (const moment of ["admit", "settle"] as const) {
+    it.effect(`gives every ticket back although another observer throws when it is to ${moment}`, () =>
+      Effect.gen(function* () {
+        for (const call of [whole, streamed]) {
+          seen.length = 0
+          const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.answer("ok")] })
+          const self = yield* Policy.all([watching, throwsAt(moment), watching])(provider)
+          yield* Effect.exit(call(self))
+
+          const admitted = seen.filter((what) => what === "admitted").length
+          assert.strictEqual(admitted, moment === "admit" ? 1 : 2)
+          assert.strictEqual(seen.length, 2 * admitted)
+        }
+      })
+    )
+  }
 })
 
 describe("Policy.all", () => {

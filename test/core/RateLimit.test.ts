@@ -13,6 +13,7 @@ import { ScriptedProvider } from "@llm-resilience/testing"
 import { Clock, Duration, Effect, Fiber, Layer, Schema, Stream } from "effect"
 import { Prompt } from "effect/ai"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 const request = LlmRequest.make({ prompt: "Hi" })
 const ok = ScriptedProvider.answer("ok")
@@ -88,8 +89,8 @@ describe("RateLimit", () => {
       for (let calls = 0; calls < 60; calls++) yield* call()
 
       assert.strictEqual(yield* call({ stepsLeft: 1 }), 1000)
-      assert.strictEqual((yield* self.availability({ ...request, stepsLeft: 1 }))?._tag, "Saturated")
-      assert.isUndefined(yield* self.availability(request))
+      assert.strictEqual((yield* availabilityOf(self, { ...request, stepsLeft: 1 }))?._tag, "Saturated")
+      assert.isUndefined(yield* availabilityOf(self, request))
       const waiter = yield* Effect.forkChild(call(), { startImmediately: true })
       assert.strictEqual(yield* call(), 2000)
       yield* TestClock.adjust("1 second")
@@ -206,7 +207,7 @@ describe("RateLimit", () => {
       const limits = { requests: { limit: 60, remaining: 0, reset: Duration.seconds(60) } }
       const { call, self } = yield* guarded({ maxWait: 0 }, [ScriptedProvider.answer("ok", { limits }), ok])
       assert.deepStrictEqual([yield* call(), yield* call()], ["ok", 1000])
-      assert.strictEqual((yield* self.availability(request))?._tag, "Saturated")
+      assert.strictEqual((yield* availabilityOf(self, request))?._tag, "Saturated")
       assert.deepStrictEqual((yield* self.status)[0]?.limits, { requests: { remaining: 0 } })
 
       yield* TestClock.adjust("1 second")
@@ -227,7 +228,7 @@ describe("RateLimit", () => {
 
         assert.strictEqual((yield* Effect.exit(learning.generate(request)))._tag, "Failure")
         assert.strictEqual((yield* Effect.exit(learning.generate(urgent)))._tag, "Success")
-        assert.isUndefined(yield* learning.availability(urgent))
+        assert.isUndefined(yield* availabilityOf(learning, urgent))
         const fiber = yield* Effect.forkChild(Effect.exit(limited.generate(urgent)))
         yield* TestClock.adjust("2 seconds")
         assert.strictEqual((yield* Fiber.join(fiber))._tag, "Failure")
@@ -335,7 +336,7 @@ describe("RateLimit", () => {
           take: () => failing,
           give: () => failing,
           tell: () => failing,
-          peek: () => Effect.succeed(0)
+          peek: () => 0
         })
         const limits = { requests: { limit: 1, remaining: 0, reset: Duration.seconds(1) } }
         const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.answer("ok", { limits })] })

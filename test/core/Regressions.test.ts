@@ -16,6 +16,7 @@ import {
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Clock, Duration, Effect, Exit, Fiber, Schedule, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { availabilityOf } from "../support/availability.ts"
 
 // Each test is the smallest reproduction of a defect that a review found. They stay.
 
@@ -185,7 +186,7 @@ describe("A chain within a chain", () => {
 
       assert.strictEqual(servedOf(exit)?.provider, "other")
       assert.strictEqual(at, 0)
-      assert.strictEqual((yield* inner.availability(request))?._tag, "CircuitOpen")
+      assert.strictEqual((yield* availabilityOf(inner, request))?._tag, "CircuitOpen")
     })
   )
 })

@@ -188,7 +188,6 @@ export const make = (options: Options & { readonly name: string }): Effect.Effec
         ...self,
         budget,
         ...Policy.observe<void>({
-          instant: true,
           admit: ({ grant }, now) => {
             const isExtra = grant?.sent === false && grant.budget === budget
             if (grant !== undefined) grant.sent = true

@@ -216,7 +216,6 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
       guard: (self) => ({
         ...self,
         ...Policy.observe<Circuit.Admission>({
-          instant: true,
           admit: (request, now) => {
             const decision = apply(
               { _tag: "Admit", number: admitted, lastResort: request.lastResort, insists: request.insists },
@@ -252,15 +251,8 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
             return Effect.void
           }
         })(self),
-        availability: (request) =>
-          Clock.clockWith((clock) => {
-            const state = ref.ref.current
-            const reason =
-              state._tag === "Closed" && state.ramp === undefined
-                ? undefined
-                : Circuit.peek(settings, state, request, monotonic(clock))
-            return reason === undefined ? self.availability(request) : Effect.succeed(reason)
-          }),
+        availability: (request, now) =>
+          Circuit.peek(settings, ref.ref.current, request, now) ?? self.availability(request, now),
         status: Effect.zipWith(
           self.status,
           Effect.suspend(() => breaker.state),

@@ -11,13 +11,11 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Ref from "effect/Ref"
 import type { SkipReason } from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
-import { monotonic } from "./internal/monotonic.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
 import * as Policy from "./Policy.ts"
@@ -103,7 +101,6 @@ export const policy = (options?: Options): Policy.Policy => {
       return {
         ...self,
         ...Policy.observe<LlmRequest>({
-          instant: true,
           admit: (request, now) => {
             const reason = request.lastResort ? undefined : reasonNow(now)
             return reason === undefined
@@ -123,12 +120,8 @@ export const policy = (options?: Options): Policy.Policy => {
             id === self.id ? { ...circuit, reset: Effect.andThen(wake, circuit.reset) } : circuit
           ])
         ),
-        availability: (request) =>
-          Clock.clockWith((clock) => {
-            const resting = ref.ref.current !== awake && !request.lastResort
-            const reason = resting ? reasonNow(monotonic(clock)) : undefined
-            return reason === undefined ? self.availability(request) : Effect.succeed(reason)
-          })
+        availability: (request, now) =>
+          (request.lastResort ? undefined : reasonNow(now)) ?? self.availability(request, now)
       }
     })
 }

@@ -454,7 +454,7 @@ export const make = <R = never>(
             // Timers know whole milliseconds: what is less is over.
             const rest = Math.ceil(pace.notBefore - monotonic(clock) - 0.5)
             if (rest > 0) return yield* Effect.as(Effect.sleep(Math.min(rest, poll)), 0)
-            const reason = yield* provider.availability(anyRequest)
+            const reason = provider.availability(anyRequest, monotonic(clock))
             if (reason !== undefined) {
               if (running === 0) pace = { ...pace, allowed: 1 }
               return poll

@@ -261,19 +261,17 @@ export const make: (
         return from(list, index + 1, request)
       }
       const incapable = lacks(step, request, tooLongFor)
-      const remaining = request.expiresAt - monotonic(clock)
+      const now = monotonic(clock)
+      const remaining = request.expiresAt - now
       if (incapable !== undefined) return skip({ _tag: "NotCapable", requires: incapable })
       if (remaining <= 0 || (remaining < minimumTime && attempts.length > 0)) {
         return skip({ _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
       }
       if (paid === 0 && request.allowance.left <= 0) return skip({ _tag: "NoAttemptsLeft" })
-      return Effect.flatMap(step.availability(request), (reason) =>
-        reason === undefined
-          ? Effect.flatMap(takers(list, index + 1, request, tooLongFor), (left) =>
-              call(list, index, step, request, left)
-            )
-          : skip(reason)
-      )
+      const reason = step.availability(request, now)
+      return reason === undefined
+        ? call(list, index, step, request, takers(list, index + 1, request, tooLongFor, now), now)
+        : skip(reason)
     }
 
     const call = (
@@ -281,80 +279,75 @@ export const make: (
       index: number,
       step: Provider,
       request: LlmRequest.LlmRequest,
-      stepsLeft: number
-    ): Effect.Effect<B, Failure> =>
-      Effect.suspend(() => {
-        const startedAt = monotonic(clock)
-        const remaining = Math.min(request.expiresAt, request.commitBy) - startedAt
-        if (hub.active()) {
-          const before = attempts.at(-1)
-          if (before !== undefined) {
-            hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id, because: before })
-          }
-          hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
+      stepsLeft: number,
+      startedAt: number
+    ): Effect.Effect<B, Failure> => {
+      const remaining = Math.min(request.expiresAt, request.commitBy) - startedAt
+      if (hub.active()) {
+        const before = attempts.at(-1)
+        if (before !== undefined) {
+          hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id, because: before })
         }
-        if (paid > 0) paid--
-        else request.allowance.left--
-        front = Math.max(front, index)
-        underway.set(step, startedAt)
-        const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
-        const { grant } = request
-        const wasSent = grant?.sent === true
-        // Nobody says when a step without a budget has been asked.
-        if (grant !== undefined && step.budget === undefined) grant.sent = true
-        const matched = Effect.matchCauseEffect(
-          ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until),
-          {
-            onSuccess: (result) => {
-              // Two answers at the same moment: the first is with the caller already.
-              if (answered) return Effect.andThen(discard(result), Effect.never)
-              answered = true
-              underway.delete(step)
-              const now = monotonic(clock)
-              if (hub.active()) {
-                const duration = Duration.millis(now - startedAt)
-                hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
-              }
-              supersede(now)
-              giveBack(0)
-              return Effect.succeed(answer(result, step, attempts, startedAt))
-            },
-            onFailure: (cause) => {
-              underway.delete(step)
-              const error = failureOf(step, cause)
-              if (grant !== undefined && error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)) {
-                grant.sent = wasSent
-              }
-              return failed(list, index, step, request, error, monotonic(clock) - startedAt)
+        hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
+      }
+      if (paid > 0) paid--
+      else request.allowance.left--
+      front = Math.max(front, index)
+      underway.set(step, startedAt)
+      const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
+      const { grant } = request
+      const wasSent = grant?.sent === true
+      // Nobody says when a step without a budget has been asked.
+      if (grant !== undefined && step.budget === undefined) grant.sent = true
+      const matched = Effect.matchCauseEffect(
+        ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until),
+        {
+          onSuccess: (result) => {
+            // Two answers at the same moment: the first is with the caller already.
+            if (answered) return Effect.andThen(discard(result), Effect.never)
+            answered = true
+            underway.delete(step)
+            const now = monotonic(clock)
+            if (hub.active()) {
+              const duration = Duration.millis(now - startedAt)
+              hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
             }
+            supersede(now)
+            giveBack(0)
+            return Effect.succeed(answer(result, step, attempts, startedAt))
+          },
+          onFailure: (cause) => {
+            underway.delete(step)
+            const error = failureOf(step, cause)
+            if (grant !== undefined && error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)) {
+              grant.sent = wasSent
+            }
+            return failed(list, index, step, request, error, monotonic(clock) - startedAt)
           }
-        )
-        const asked =
-          grant === undefined || grant.sent
-            ? matched
-            : Effect.onInterrupt(matched, () =>
-                Effect.sync(() => {
-                  if (!grant.sent) request.allowance.left++
-                })
-              )
-        const delay =
-          hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
-        return delay === undefined || until - startedAt <= delay
-          ? asked
-          : racing(asked, delay, alongside(list, index, step, request, delay), isFinal)
-      })
+        }
+      )
+      const asked =
+        grant === undefined || grant.sent
+          ? matched
+          : Effect.onInterrupt(matched, () =>
+              Effect.sync(() => {
+                if (!grant.sent) request.allowance.left++
+              })
+            )
+      const delay =
+        hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
+      return delay === undefined || until - startedAt <= delay
+        ? asked
+        : racing(asked, delay, alongside(list, index, step, request, delay), isFinal)
+    }
 
     // Who waits for a slow step asks the next one that would take the request, if there is one and if it can be afforded.
-    const alongside = (
-      list: Steps,
-      index: number,
-      step: Provider,
-      request: LlmRequest.LlmRequest,
-      delay: number
-    ): Effect.Effect<() => Effect.Effect<B, Failure> | undefined> =>
-      Effect.map(nextTaker(list, index + 1, request, tooLongFor), (next) => () => {
-        const late = !underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)
-        const sent = late || next === undefined ? undefined : Hedge.afford(step, request, 0, monotonic(clock))
+    const alongside =
+      (list: Steps, index: number, step: Provider, request: LlmRequest.LlmRequest, delay: number) =>
+      (now: number): Effect.Effect<B, Failure> | undefined => {
+        if (!underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)) return undefined
+        const next = nextTaker(list, index + 1, request, tooLongFor, now)
+        const sent = next === undefined ? undefined : Hedge.afford(step, request, 0, now)
         if (sent === undefined || next === undefined) return undefined
         hedges++
         paid++
@@ -371,7 +364,7 @@ export const make: (
           if (Exit.hasInterrupts(exit)) giveBack(0)
           return Effect.void
         })
-      })
+      }
 
     // What was taken for calls that nobody was asked for. Whoever asked a chain in which nobody was called takes back what that cost by itself.
     const giveBack = (kept: number): void => {
@@ -432,25 +425,19 @@ export const make: (
         if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
         if (paid === 0 && request.allowance.left <= 0) return unavailable
         const urgent = { ...request, lastResort: true }
-        return Effect.flatMap(
-          Effect.filter(soonestFirst(attempts), (step) =>
-            Effect.map(step.availability(urgent), (reason) => reason === undefined)
-          ),
-          ([step]) => {
-            if (step === undefined || lastResort.busy) return unavailable
-            front = -1
-            // From the flag on, whatever ends this call takes it back.
-            return Effect.uninterruptibleMask((restore) => {
-              if (lastResort.busy) return unavailable
-              lastResort.busy = true
-              lastResort.nextAt = now + lastResortEvery
-              return Effect.onExit(restore(call([step], 0, step, urgent, 0)), () => {
-                lastResort.busy = false
-                return Effect.void
-              })
-            })
-          }
-        )
+        const step = soonestFirst(attempts).find((step) => step.availability(urgent, now) === undefined)
+        if (step === undefined) return unavailable
+        front = -1
+        // From the flag on, whatever ends this call takes it back.
+        return Effect.uninterruptibleMask((restore) => {
+          if (lastResort.busy) return unavailable
+          lastResort.busy = true
+          lastResort.nextAt = now + lastResortEvery
+          return Effect.onExit(restore(call([step], 0, step, urgent, 0, now)), () => {
+            lastResort.busy = false
+            return Effect.void
+          })
+        })
       })
 
     const unavailable: Effect.Effect<never, Failure> = Effect.suspend(() => {
@@ -522,69 +509,66 @@ export const make: (
         return Effect.undefined
       }
       const { by, step } = next
-      const remaining = request.expiresAt - monotonic(clock)
+      const now = monotonic(clock)
+      const remaining = request.expiresAt - now
       const impossible = remaining < minimumTime || request.allowance.left <= 0
       if (impossible || lacks(step, request, undefined) !== undefined) return from(way + 1)
       const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
       const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
-      return Effect.flatMap(step.availability(request), (reason) => {
-        if (reason !== undefined) {
-          recordSkip(attempts, request, step, reason)
-          return from(way + 1)
-        }
-        if (hub.active()) {
-          hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
-        }
-        return Effect.flatMap(takers(asking, way + 1, request, undefined), (stepsLeft) => {
-          const now = monotonic(clock)
-          request.allowance.left--
-          const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
-          const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
-            Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
-              Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
-            ).pipe(
-              Effect.flatMap((joined) =>
-                joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
-              )
-            )
+      const reason = step.availability(request, now)
+      if (reason !== undefined) {
+        recordSkip(attempts, request, step, reason)
+        return from(way + 1)
+      }
+      if (hub.active()) {
+        hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
+      }
+      const stepsLeft = takers(asking, way + 1, request, undefined, now)
+      request.allowance.left--
+      const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
+      const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
+        Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
+          Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
+        ).pipe(
+          Effect.flatMap((joined) =>
+            joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
           )
-          // What is held back is not yet said: until then the step is bound to its share of the time.
-          const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
-          return Effect.matchCauseEffect(attempt, {
-            onFailure: (cause) => {
-              const failure = failureOf(step, cause)
-              if (failure._tag === "LlmUnavailable") {
-                attempts.push(...failure.attempts)
-                publishRefusal(request, step, failure)
-                if (LlmUnavailable.wasRefused(failure)) request.allowance.left++
-              } else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
-              return from(way + 1)
+        )
+      )
+      // What is held back is not yet said: until then the step is bound to its share of the time.
+      const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
+      return Effect.matchCauseEffect(attempt, {
+        onFailure: (cause) => {
+          const failure = failureOf(step, cause)
+          if (failure._tag === "LlmUnavailable") {
+            attempts.push(...failure.attempts)
+            publishRefusal(request, step, failure)
+            if (LlmUnavailable.wasRefused(failure)) request.allowance.left++
+          } else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
+          return from(way + 1)
+        },
+        onSuccess: (joined) => {
+          if (hub.active()) {
+            const duration = Duration.millis(monotonic(clock) - now)
+            hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
+            hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
+          }
+          const before = [...current.served.attempts, ...attempts]
+          const amend = (served: LlmResponse.Served) => Recovery.together(current.served, serve(served, step, before))
+          const served = amend(announced(joined.opening) ?? LlmResponse.servedBy(step))
+          return Effect.succeed({
+            current: {
+              step,
+              startedAt: now,
+              served,
+              amend,
+              opening: joined.opening,
+              joint: joined.joint,
+              spokeFrom: by === "continue" ? emitted.text.length : 0
             },
-            onSuccess: (joined) => {
-              if (hub.active()) {
-                const duration = Duration.millis(monotonic(clock) - now)
-                hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
-                hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
-              }
-              const before = [...current.served.attempts, ...attempts]
-              const amend = (served: LlmResponse.Served) =>
-                Recovery.together(current.served, serve(served, step, before))
-              const served = amend(announced(joined.opening) ?? LlmResponse.servedBy(step))
-              return Effect.succeed({
-                current: {
-                  step,
-                  startedAt: now,
-                  served,
-                  amend,
-                  opening: joined.opening,
-                  joint: joined.joint,
-                  spokeFrom: by === "continue" ? emitted.text.length : 0
-                },
-                parts: [{ type: "served", served }, ...joined.parts]
-              })
-            }
+            parts: [{ type: "served", served }, ...joined.parts]
           })
-        })
+        }
       })
     }
     return from(0)
@@ -595,18 +579,14 @@ export const make: (
     model: steps.map((step) => step.model).join(" | "),
     capabilities: {},
     keepsDeadline: true,
-    availability: (request) => {
-      const from = (
-        index: number,
-        soonest: Attempt.SkipReason | undefined
-      ): Effect.Effect<Attempt.SkipReason | undefined> => {
-        const step = steps[index]
-        if (step === undefined) return Effect.succeed(soonest)
-        return Effect.flatMap(step.availability(request), (reason) =>
-          reason === undefined ? Effect.undefined : from(index + 1, sooner(soonest, reason))
-        )
+    availability: (request, now) => {
+      let soonest: Attempt.SkipReason | undefined
+      for (const step of steps) {
+        const reason = step.availability(request, now)
+        if (reason === undefined) return undefined
+        soonest = sooner(soonest, reason)
       }
-      return from(0, undefined)
+      return soonest
     },
     generate: (asked) =>
       Clock.clockWith((clock) => {
@@ -665,7 +645,12 @@ export const make: (
           })
         )
       ),
-    status: Effect.map(Effect.forEach(steps, statusOf), (all) => all.flat()),
+    status: Clock.clockWith((clock) =>
+      Effect.map(
+        Effect.forEach(steps, (step) => statusOf(step, clock)),
+        (all) => all.flat()
+      )
+    ),
     circuits: new Map(steps.flatMap((step) => [...step.circuits]))
   }
   return chain
@@ -684,34 +669,25 @@ const wasSpared = (attempt: Attempt.Attempt, step: Provider): boolean =>
 // The first step from an index on that would take the request.
 const nextTaker = (
   steps: Steps,
-  index: number,
+  from: number,
   request: LlmRequest.LlmRequest,
-  tooLongFor: number | undefined
-): Effect.Effect<Provider | undefined> => {
-  const step = steps[index]
-  if (step === undefined) return Effect.undefined
-  return lacks(step, request, tooLongFor) === undefined
-    ? Effect.flatMap(step.availability(request), (reason) =>
-        reason === undefined ? Effect.succeed(step) : nextTaker(steps, index + 1, request, tooLongFor)
-      )
-    : nextTaker(steps, index + 1, request, tooLongFor)
-}
-
-const none = Effect.succeed(0)
+  tooLongFor: number | undefined,
+  now: number
+): Provider | undefined =>
+  steps.find(
+    (step, index) =>
+      index >= from && lacks(step, request, tooLongFor) === undefined && step.availability(request, now) === undefined
+  )
 
 // How many steps are left from an index on, or none when nobody among them would take the request: who would be skipped needs no share of the
 // time.
 const takers = (
   steps: Steps,
-  index: number,
+  from: number,
   request: LlmRequest.LlmRequest,
-  tooLongFor: number | undefined
-): Effect.Effect<number> =>
-  index >= steps.length
-    ? none
-    : Effect.map(nextTaker(steps, index, request, tooLongFor), (next) =>
-        next === undefined ? 0 : steps.length - index
-      )
+  tooLongFor: number | undefined,
+  now: number
+): number => (nextTaker(steps, from, request, tooLongFor, now) === undefined ? 0 : steps.length - from)
 
 type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
 
@@ -765,10 +741,11 @@ const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.Llm
 
 const anyRequest = LlmRequest.make({ prompt: "" })
 
-const statusOf = (step: Provider): Effect.Effect<ReadonlyArray<Status>> =>
-  Effect.zipWith(step.status, step.availability(anyRequest), (statuses, unavailable) =>
-    unavailable === undefined ? statuses : statuses.map((status) => ({ ...status, unavailable }))
-  )
+const statusOf = (step: Provider, clock: Clock.Clock): Effect.Effect<ReadonlyArray<Status>> =>
+  Effect.map(step.status, (statuses) => {
+    const unavailable = step.availability(anyRequest, monotonic(clock))
+    return unavailable === undefined ? statuses : statuses.map((status) => ({ ...status, unavailable }))
+  })
 
 // What a request needs and a step is known not to have. Unknown capabilities never exclude a step.
 const lacks = (step: Provider, request: LlmRequest.LlmRequest, tooLongFor: number | undefined): string | undefined => {

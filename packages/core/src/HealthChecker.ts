@@ -224,6 +224,7 @@ export interface Options extends CheckOptions {
   readonly slowFactor?: number | undefined
 }
 
+const anyRequest = LlmRequest.make({ prompt: "" })
 const ping = LlmRequest.make({ prompt: "ping", settings: { maxOutputTokens: 16 } })
 
 interface Watched {
@@ -320,7 +321,7 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
         // What real calls show is better than any check, and a provider that asked for rest must not be asked.
         if ((self.vitals?.at(start).succeededAt ?? -Infinity) > start - interval) return
         checkedAt = start
-        const reason = yield* self.availability(LlmRequest.make({ prompt: "" }))
+        const reason = self.availability(anyRequest, start)
         if (reason !== undefined && rests(reason)) return
         const late = Effect.fail(
           new ProviderError.Timeout({ provider: self.id, kind: "attempt", after: Duration.millis(timeout) })
@@ -356,27 +357,18 @@ export const make = (options?: Options): Effect.Effect<HealthChecker, never, Sco
         )
       }
 
+      const passesOver = (request: LlmRequest.LlmRequest, now: number): boolean => {
+        const suspected = failedChecks >= rules.unhealthyAfter || self.vitals?.mayHang() === true
+        if (!suspected || request.insists || request.lastResort || judged(now) !== "unhealthy") return false
+        if (because !== "checks fail") return because === "calls hang"
+        // Checks may be wrong by themselves, so now and then a real call finds out. Whoever asks may yet turn to somebody else.
+        return now - Math.max(triedAt, failingSince) < 10 * interval || self.vitals?.at(now).inFlight !== 0
+      }
       return {
         ...self,
         health: judged,
-        availability: (request) =>
-          Effect.suspend(() => {
-            const suspected = failedChecks >= rules.unhealthyAfter || self.vitals?.mayHang() === true
-            if (!suspected || request.insists || request.lastResort) return self.availability(request)
-            const now = monotonic(clock)
-            if (judged(now) !== "unhealthy" || (because !== "checks fail" && because !== "calls hang")) {
-              return self.availability(request)
-            }
-            // Checks may be wrong by themselves, so now and then a real call finds out. Whoever asks may yet turn to somebody else.
-            if (
-              because === "checks fail" &&
-              now - Math.max(triedAt, failingSince) >= 10 * interval &&
-              self.vitals?.at(now).inFlight === 0
-            ) {
-              return self.availability(request)
-            }
-            return Effect.succeed<SkipReason>({ _tag: "Unhealthy" })
-          }),
+        availability: (request, now) =>
+          passesOver(request, now) ? { _tag: "Unhealthy" } : self.availability(request, now),
         status: Effect.zipWith(
           self.status,
           Effect.sync(() => entry.health(monotonic(clock))),

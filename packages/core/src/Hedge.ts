@@ -19,12 +19,10 @@
  * @since 0.1.0
  */
 import type * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Decision from "./Decision.ts"
-import { monotonic } from "./internal/monotonic.ts"
 import { open, opened } from "./internal/opening.ts"
 import { racing } from "./internal/racing.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
@@ -175,26 +173,25 @@ export const policy = (options?: Options): Policy.Policy => {
             won = true
             return Effect.succeed(answer)
           })
-        const again: Effect.Effect<() => Effect.Effect<A, Failure> | undefined> = Clock.clockWith((clock) =>
-          Effect.map(self.availability(request), (reason) => () => {
-            const sent = reason === undefined ? afford(self, request, request.stepsLeft, monotonic(clock)) : undefined
-            if (sent === undefined) return undefined
-            hedges++
-            // A hedge that waited in a line of ours until it was over was none.
-            const hedge = Effect.onExit(leg(sent), (exit) => {
-              if (sent.grant === undefined ? refused(exit) : !sent.grant.sent) {
-                if (sent.grant !== undefined) self.budget?.restore(sent.grant)
-                request.allowance.left++
-              }
-              return Effect.void
-            })
-            if (hub.active()) {
-              const after = Duration.millis(delay)
-              hub.publish({ _tag: "Hedged", request: request.id, provider: self.id, to: self.id, after })
+        const again = (now: number): Effect.Effect<A, Failure> | undefined => {
+          const sent =
+            self.availability(request, now) === undefined ? afford(self, request, request.stepsLeft, now) : undefined
+          if (sent === undefined) return undefined
+          hedges++
+          // A hedge that waited in a line of ours until it was over was none.
+          const hedge = Effect.onExit(leg(sent), (exit) => {
+            if (sent.grant === undefined ? refused(exit) : !sent.grant.sent) {
+              if (sent.grant !== undefined) self.budget?.restore(sent.grant)
+              request.allowance.left++
             }
-            return hedges < settings.hedges ? racing(hedge, delay, again, fatal) : hedge
+            return Effect.void
           })
-        )
+          if (hub.active()) {
+            const after = Duration.millis(delay)
+            hub.publish({ _tag: "Hedged", request: request.id, provider: self.id, to: self.id, after })
+          }
+          return hedges < settings.hedges ? racing(hedge, delay, again, fatal) : hedge
+        }
         return racing(leg(request), delay, again, fatal)
       }
 

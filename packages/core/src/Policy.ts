@@ -148,7 +148,6 @@ export type Outcome =
  * - `admit` runs before the provider is called; when it fails, the provider is not called and `settle` does not run.
  * - `settle` gets the ticket and how the call ended, exactly once, however it ends.
  * - `commit` gets the ticket at the first content of a stream and may exchange it.
- * - `instant` says that `admit` never waits, so that the time need not be read again after it.
  *
  * @category models
  * @since 0.1.0
@@ -157,7 +156,6 @@ export interface Observer<T> {
   readonly admit: (request: LlmRequest.LlmRequest, now: number) => Effect.Effect<T, Failure>
   readonly settle: (ticket: T, outcome: Outcome, now: number) => Effect.Effect<void>
   readonly commit?: ((ticket: T, duration: number, now: number) => T) | undefined
-  readonly instant?: boolean | undefined
 }
 
 /**
@@ -203,48 +201,56 @@ interface Taken {
   readonly start: number
 }
 
-// Admits by one observer after the other; `taken` holds the tickets to give back, also of a pass that was refused half-way.
-const admitAll = (
+// Admits by one observer after the other; `taken` holds the tickets to give back, also of a pass that was refused half-way. Most admit at once:
+// what is an exit already needs no step of the fiber, and took no time.
+const admitAll = <A>(
   clock: Clock.Clock,
-  { observers }: Pass<unknown>,
+  observers: ReadonlyArray<Observer<unknown>>,
   request: LlmRequest.LlmRequest,
   taken: Array<Taken>,
-  start: number
-): Effect.Effect<void, Failure> => {
-  const observer = observers[taken.length]
-  return observer === undefined
-    ? Effect.void
-    : Effect.flatMap(observer.admit(request, start), (ticket) => {
-        taken.push({ ticket, observer, start })
-        return admitAll(
-          clock,
-          { observers, base: undefined },
-          request,
-          taken,
-          observer.instant === true ? start : monotonic(clock)
-        )
+  start: number,
+  call: Effect.Effect<A, Failure>
+): Effect.Effect<A, Failure> => {
+  for (let observer = observers[taken.length]; observer !== undefined; observer = observers[taken.length]) {
+    const asked = observer
+    const admission = asked.admit(request, start)
+    if (!Exit.isExit(admission) || Exit.isFailure(admission)) {
+      return Effect.flatMap(admission, (ticket) => {
+        taken.push({ ticket, observer: asked, start })
+        return admitAll(clock, observers, request, taken, monotonic(clock), call)
       })
+    }
+    taken.push({ ticket: admission.value, observer: asked, start })
+  }
+  return call
 }
 
+// The other way round. One that dies must not keep the others from getting their tickets back.
 const settleAll = (
   taken: ReadonlyArray<Taken>,
   now: number,
   outcomeSince: (start: number) => Outcome
 ): Effect.Effect<void> => {
-  // One that dies must not keep the others from getting their tickets back. Most have nothing left to do when they return.
-  const from = (index: number): Effect.Effect<void> => {
-    const one = taken[index]
-    if (one === undefined) return Effect.void
-    const settle = () => one.observer.settle(one.ticket, outcomeSince(one.start), now)
-    const settled = one.observer.instant === true ? settle() : Effect.suspend(settle)
-    return settled === Effect.void
-      ? from(index - 1)
-      : Effect.ensuring(
-          settled,
-          Effect.suspend(() => from(index - 1))
-        )
+  for (let index = taken.length - 1; index >= 0; index--) {
+    const settled = settle(taken[index], now, outcomeSince)
+    if (settled === Effect.void) continue
+    const others = taken.slice(0, index)
+    return Effect.ensuring(
+      settled,
+      Effect.suspend(() => settleAll(others, now, outcomeSince))
+    )
   }
-  return from(taken.length - 1)
+  return Effect.void
+}
+
+// Most have nothing left to do when they return, so they are not worth a `suspend`, which would see what they throw.
+const settle = (one: Taken | undefined, now: number, outcomeSince: (start: number) => Outcome): Effect.Effect<void> => {
+  if (one === undefined) return Effect.void
+  try {
+    return one.observer.settle(one.ticket, outcomeSince(one.start), now)
+  } catch (defect) {
+    return Effect.die(defect)
+  }
 }
 
 const observedGenerate = (
@@ -260,8 +266,9 @@ const observedGenerate = (
         const taken: Array<Taken> = []
         const start = monotonic(clock)
         const request = LlmRequest.start(asked, start)
+        const call = Effect.suspend(() => restore(pass.base(request)))
         return Effect.onExit(
-          Effect.flatMap(admitAll(clock, pass, request, taken, start), () => restore(pass.base(request))),
+          Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, call)),
           (exit) => {
             const now = monotonic(clock)
             if (Exit.isFailure(exit)) return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
@@ -302,8 +309,9 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
               scope,
               settle((duration) => ({ _tag: "Abandoned", duration }))
             )
-            yield* Effect.onError(admitAll(clock, pass, request, taken, start), (cause) =>
-              settle((duration) => outcomeOfCause(id, cause, duration))
+            yield* Effect.onError(
+              Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, Effect.void)),
+              (cause) => settle((duration) => outcomeOfCause(id, cause, duration))
             )
             return Stream.transformPull(pass.base(request), (pull) =>
               Effect.succeed(

@@ -120,9 +120,9 @@ export interface Status {
  *
  * **Details**
  *
- * `id` names the step in errors, events and configuration and is unique within a chain. `availability` answers, without calling
- * the provider, whether it would take this request now. `generate` and `stream` need nothing from the context: what an adapter
- * needs it takes when its layer is built.
+ * `id` names the step in errors, events and configuration and is unique within a chain. `availability` says why the provider would not take this
+ * request at `now`, in monotonic milliseconds, or `undefined` when it would. It is asked several times a call, so it only looks at what is known
+ * here and asks nobody. `generate` and `stream` need nothing from the context: what an adapter needs it takes when its layer is built.
  *
  * @category models
  * @since 0.1.0
@@ -131,7 +131,7 @@ export interface Provider {
   readonly id: string
   readonly model: string
   readonly capabilities: Capabilities
-  readonly availability: (request: LlmRequest) => Effect.Effect<SkipReason | undefined>
+  readonly availability: (request: LlmRequest, now: number) => SkipReason | undefined
   readonly generate: (request: LlmRequest) => Effect.Effect<LlmResponse.LlmResponse, Failure>
   readonly stream: (request: LlmRequest) => Stream.Stream<LlmResponse.LlmStreamPart, Failure>
   readonly status: Effect.Effect<ReadonlyArray<Status>>
@@ -222,7 +222,7 @@ export const make = (
     id,
     model,
     capabilities: options.capabilities ?? {},
-    availability: () => Effect.undefined,
+    availability: () => undefined,
     generate: whole,
     stream: stream ?? ((request) => Stream.unwrap(Effect.map(whole(request), replay))),
     status: Effect.succeed([{ provider: id, model }]),

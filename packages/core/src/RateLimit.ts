@@ -38,13 +38,11 @@
  * @since 0.1.0
  */
 import type { Prompt } from "effect/ai/Prompt"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import { monotonic } from "./internal/monotonic.ts"
 import { within } from "./internal/within.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import type { Limit, Limits } from "./LlmResponse.ts"
@@ -342,17 +340,13 @@ const build = (
           admit: (request, now) => admit(self, request, now),
           settle: (ticket, outcome) => settle(self, ticket, outcome)
         })(self),
-        availability: (request) =>
-          Clock.clockWith((clock) => {
-            const parts = findsOut(request) ? none : partsOf(1, estimate(request))
-            if (parts.length === 0) return self.availability(request)
-            const patience = patienceOf(request, monotonic(clock))
-            return Effect.flatMap(store.peek(key, parts), (wait) =>
-              wait > patience
-                ? Effect.succeed({ _tag: "Saturated" as const, retryAfter: Duration.millis(wait) })
-                : self.availability(request)
-            )
-          }),
+        availability: (request, now) => {
+          const parts = findsOut(request) ? none : partsOf(1, estimate(request))
+          const wait = parts.length === 0 ? 0 : store.peek(key, parts, now)
+          return wait > patienceOf(request, now)
+            ? { _tag: "Saturated", retryAfter: Duration.millis(wait) }
+            : self.availability(request, now)
+        },
         status: Effect.zipWith(self.status, state, (inner, limits) =>
           inner.map((status) =>
             status.provider === self.id && Object.keys(limits).length > 0 ? { ...status, limits } : status

@@ -61,7 +61,7 @@ export interface Taken {
  * - `take` takes all parts, unless one makes the call wait longer than `maxWait` milliseconds: then it takes nothing.
  * - `give` gives amounts back; negative ones are taken in addition, without waiting.
  * - `tell` reports what the provider says about a limit.
- * - `peek` returns the milliseconds that a call would wait, as far as they are known without asking anybody.
+ * - `peek` returns the milliseconds that a call would wait at `now`, in monotonic milliseconds, as far as they are known without asking anybody.
  *
  * @category services
  * @since 0.1.0
@@ -76,7 +76,7 @@ export class RateLimitStore extends Context.Service<
     ) => Effect.Effect<Taken, RateLimitStoreError>
     readonly give: (key: string, parts: ReadonlyArray<Part>) => Effect.Effect<void, RateLimitStoreError>
     readonly tell: (key: string, name: Name, report: ToldMeter.Report) => Effect.Effect<void, RateLimitStoreError>
-    readonly peek: (key: string, parts: ReadonlyArray<Part>) => Effect.Effect<number>
+    readonly peek: (key: string, parts: ReadonlyArray<Part>, now: number) => number
   }
 >()("@llm-resilience/core/RateLimitStore") {}
 
@@ -170,7 +170,7 @@ export const makeMemory = (options?: { readonly maxKeys?: number | undefined }):
         const meter = ToldMeter.learn(told.get(name), report, longestPause, now)
         if (meter !== undefined) told.set(name, meter)
       }),
-    peek: (key, parts) => atNow((now) => longest(keys.get(key) ?? none, parts, now).wait)
+    peek: (key, parts, now) => longest(keys.get(key) ?? none, parts, now).wait
   }
 }
 
@@ -263,7 +263,7 @@ export const layerRedis = (options?: {
           }),
         give: (key, parts) => Effect.mapError(Effect.asVoid(give(prefix + key, parts)), failed("give")),
         tell: (key, name, report) => Effect.mapError(Effect.asVoid(tell(prefix + key, name, report)), failed("tell")),
-        peek: () => Effect.succeed(0)
+        peek: () => 0
       }
     })
   )

@@ -162,7 +162,7 @@ export const policy = (options?: Options): Policy.Policy => {
               const asked = ProviderError.retryAfter(error)
               const delay = asked === undefined ? planned[1] : Duration.max(planned[1], asked)
               if (monotonic(clock) + Duration.toMillis(delay) >= until) return yield* Effect.fail(error)
-              const reason = yield* self.availability(request)
+              const reason = self.availability(request, monotonic(clock))
               if (reason !== undefined && !endsWithin(reason, delay)) return yield* Effect.fail(error)
               if (request.allowance.left <= request.stepsLeft) return yield* Effect.fail(error)
               const announce = (): void => {

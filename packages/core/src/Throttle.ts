@@ -132,7 +132,6 @@ export const policy = (options?: Options): Policy.Policy => {
       return {
         ...self,
         ...Policy.observe<void>({
-          instant: true,
           admit: (request, now) => {
             const share = request.lastResort || request.priority === "critical" ? 0 : rate(settings, state, now)
             return share === 0

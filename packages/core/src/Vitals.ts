@@ -227,7 +227,6 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
 
     const observe = (method: Method) =>
       Policy.observe<Waiting>({
-        instant: true,
         admit: (_, now) => Effect.succeed(start(method, now)),
         commit: (call) => {
           waiting.delete(call)

@@ -189,12 +189,8 @@ export const make = (rules: Rules): Gatekeeper => {
           return Effect.void
         }
       })(self),
-      availability: (request) =>
-        Effect.suspend(() =>
-          Gate.refuses(rules, state, request.priority, maxWait > 0)
-            ? Effect.succeed(saturated)
-            : self.availability(request)
-        ),
+      availability: (request, now) =>
+        Gate.refuses(rules, state, request.priority, maxWait > 0) ? saturated : self.availability(request, now),
       status: Effect.map(self.status, (inner) =>
         inner.map((status) => (status.provider === self.id ? { ...status, load: load() } : status))
       )

@@ -1,13 +1,15 @@
 import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import { alarmOf } from "./alarm.ts"
+import { monotonic } from "./monotonic.ts"
 import { settled } from "./within.ts"
 
 /**
- * Runs an effect and, when it has not ended after `millis`, a second one beside it, which is asked for at that moment and may be declined. What
- * `second` returns is called only when the answer is started at once, so that it may take what the second effect gives back when it ends.
+ * Runs an effect and, when it has not ended after `millis`, a second one beside it, which is asked for at that moment and may be declined. It is
+ * started at once, so that `second` may take what the effect gives back when it ends.
  *
  * The first success ends both, and so does a failure that is `fatal`. Any other failure waits for the one that is still running; when
  * both fail, the later failure is the result. The loser is interrupted and not waited for: its cleanup must not cost what the race has won.
@@ -19,20 +21,18 @@ import { settled } from "./within.ts"
 export const racing = <A, E>(
   first: Effect.Effect<A, E>,
   millis: number,
-  second: Effect.Effect<() => Effect.Effect<A, E> | undefined>,
+  second: (now: number) => Effect.Effect<A, E> | undefined,
   fatal: (cause: Cause.Cause<E>) => boolean
 ): Effect.Effect<A, E> =>
   Effect.withFiber((parent) => {
     const fork = Effect.runForkWith(parent.context)
     return Effect.callback<A, E>((resume) => {
       const running = new Set<Fiber.Fiber<unknown, unknown>>()
-      let asking: Fiber.Fiber<void> | undefined
       let stop = (): void => {}
       let over = false
       const finish = (exit: Exit.Exit<A, E>): void => {
         over = true
         stop()
-        asking?.interruptUnsafe()
         for (const fiber of running) fiber.interruptUnsafe()
         resume(exit)
       }
@@ -50,11 +50,11 @@ export const racing = <A, E>(
       }
       start(first)
       if (running.size > 0) {
+        const clock = parent.getRef(Clock.Clock)
         stop = alarmOf(parent).after(millis, () => {
-          asking = fork(
-            Effect.map(second, (take) => {
-              asking = undefined
-              const leg = over ? undefined : take()
+          fork(
+            Effect.sync(() => {
+              const leg = over ? undefined : second(monotonic(clock))
               if (leg !== undefined) start(leg)
             })
           )
@@ -64,7 +64,6 @@ export const racing = <A, E>(
         const legs = [...running]
         over = true
         stop()
-        asking?.interruptUnsafe()
         for (const fiber of legs) fiber.interruptUnsafe()
         return Effect.forEach(legs, settled, { discard: true })
       })
