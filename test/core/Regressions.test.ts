@@ -555,3 +555,33 @@ describe("A settle that dies", () => {
     })
   )
 })
+
+describe("A policy that throws instead of failing", () => {
+  it.effect("is the failure of its step, and keeps no last resort", () =>
+    Effect.gen(function* () {
+      const bug = (): never => {
+        throw new Error("a bug")
+      }
+      const first = yield* Policy.make(() => ({
+        generate: bug,
+        stream: bug,
+        keepsDeadline: true,
+        availability: ({ lastResort }) => (lastResort ? undefined : { _tag: "CoolingDown", retryAfter: Duration.zero })
+      }))(yield* scripted("first"))
+      const alone = yield* Fallback.make([first], { lastResortEvery: 0 })
+      const throwing = yield* Policy.make(() => ({ generate: bug, stream: bug, keepsDeadline: true }))(
+        yield* scripted("throwing")
+      )
+      const healthy = yield* Fallback.make([throwing, yield* scripted("second")])
+
+      for (let call = 0; call < 2; call++) {
+        const error = yield* Effect.flip(alone.generate(request))
+        assert.deepStrictEqual(error._tag === "LlmUnavailable" ? error.attempts.map(({ _tag }) => _tag) : error._tag, [
+          "Skipped",
+          "Failed"
+        ])
+      }
+      assert.strictEqual((yield* healthy.generate(request)).served.provider, "second")
+    })
+  )
+})

@@ -126,7 +126,7 @@ import * as Stream from "effect/Stream"`
   },
   {
     name: "an invalid request falls over",
-    file: core("Fallback.ts"),
+    file: core("internal/walk.ts"),
     from: `if (decision.fallOver === "no") {`,
     to: `if (decision.fallOver === undefined) {`
   },

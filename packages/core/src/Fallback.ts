@@ -43,9 +43,7 @@
  *
  * @since 0.1.0
  */
-import * as Prompt from "effect/ai/Prompt"
 import type * as Arr from "effect/Array"
-import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -54,21 +52,18 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
+import type { Ask, Chain } from "./internal/chain.ts"
 import { monotonic } from "./internal/monotonic.ts"
-import { open, type Opened } from "./internal/opening.ts"
-import { exceeds } from "./internal/promptSize.ts"
-import { racing } from "./internal/racing.ts"
-import { within } from "./internal/within.ts"
-import { type Break, type Current, join, recovering } from "./internal/recovering.ts"
-import * as Recovery from "./internal/recovery.ts"
-import * as Seam from "./internal/seam.ts"
+import { announced, open, type Opened } from "./internal/opening.ts"
+import { type Current, recovering } from "./internal/recovering.ts"
+import { takeover } from "./internal/takeover.ts"
+import { walking } from "./internal/walk.ts"
 import * as Hedge from "./Hedge.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
 import * as Notice from "./Notice.ts"
-import type { Failure, Provider, Status } from "./Provider.ts"
-import * as ProviderError from "./ProviderError.ts"
+import type { Provider, Status } from "./Provider.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
 import * as Routing from "./Routing.ts"
 import * as Timeouts from "./Timeouts.ts"
@@ -188,279 +183,18 @@ export const make: (
       ? Effect.succeed(member)
       : Effect.map(Vitals.make(), (vitals) => ({ ...member, provider: vitals.guard(member.provider) }))
   )
-  const ordered = Routing.make(comparable, options?.routing)
   const steps = comparable.toSorted((left, right) => left.priority - right.priority).map(({ provider }) => provider)
-  const hedge = options?.hedge === undefined ? undefined : Hedge.settingsOf(options.hedge)
-  const recovery = options?.recovery ?? "continue"
-  const lastResort = { busy: false, nextAt: -Infinity }
-
-  const recordSkip = (
-    attempts: Array<Attempt.Attempt>,
-    request: LlmRequest.LlmRequest,
-    step: Provider,
-    reason: Attempt.SkipReason
-  ): void => {
-    attempts.push({ _tag: "Skipped", provider: step.id, model: step.model, reason })
-    if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
+  const chain: Chain = {
+    steps,
+    ordered: Routing.make(comparable, options?.routing),
+    share,
+    minimumTime,
+    lastResortEvery,
+    hedge: options?.hedge === undefined ? undefined : Hedge.settingsOf(options.hedge),
+    table,
+    hub,
+    unavailable: (attempts) => LlmUnavailable.make(attempts, { translate })
   }
-
-  // Whoever was called and refused has an end, too. A chain within this one tells why by its own steps.
-  const publishRefusal = (
-    request: LlmRequest.LlmRequest,
-    step: Provider,
-    error: LlmUnavailable.LlmUnavailable
-  ): void => {
-    if (!hub.active()) return
-    const last = error.attempts.at(-1)
-    const reason: Attempt.SkipReason =
-      last?._tag === "Skipped" && last.provider === step.id ? last.reason : { _tag: "Exhausted" }
-    hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
-  }
-
-  const recordFailure = (
-    attempts: Array<Attempt.Attempt>,
-    request: LlmRequest.LlmRequest,
-    step: Provider,
-    error: ProviderError.ProviderError,
-    millis: number
-  ): Decision.Decision => {
-    const decision = Decision.of(table, error)
-    const attempt = failedAttempt(step, error, millis)
-    attempts.push(attempt)
-    if (hub.active()) {
-      hub.publish({ _tag: "AttemptFailed", request: request.id, provider: step.id, attempt, decision })
-    }
-    return decision
-  }
-
-  // One walk along the steps, for whole and streamed answers alike: `ask` calls a step, `answer` tags what it gave, `discard` gives back what
-  // came too late.
-  const walk = <A, B>(
-    clock: Clock.Clock,
-    request: LlmRequest.LlmRequest,
-    method: Vitals.Method,
-    ask: Ask<A>,
-    answer: (result: A, step: Provider, attempts: ReadonlyArray<Attempt.Attempt>, startedAt: number) => B,
-    discard: (result: A) => Effect.Effect<void>
-  ): Effect.Effect<B, Failure> => {
-    const attempts: Array<Attempt.Attempt> = []
-    const underway = new Map<Provider, number>()
-    let tooLongFor: number | undefined
-    // The first call of a walk is paid for by whoever asked the chain, that of a hedge when the hedge is sent.
-    let paid = 1
-    let front = -1
-    let hedges = 0
-    let insisted = false
-    let answered = false
-
-    const from = (list: Steps, index: number, request: LlmRequest.LlmRequest): Effect.Effect<B, Failure> => {
-      const step = list[index]
-      if (step === undefined) return exhausted(list, request)
-      const skip = (reason: Attempt.SkipReason): Effect.Effect<B, Failure> => {
-        recordSkip(attempts, request, step, reason)
-        return from(list, index + 1, request)
-      }
-      const incapable = lacks(step, request, tooLongFor)
-      const now = monotonic(clock)
-      const remaining = request.expiresAt - now
-      if (incapable !== undefined) return skip({ _tag: "NotCapable", requires: incapable })
-      if (remaining <= 0 || (remaining < minimumTime && attempts.length > 0)) {
-        return skip({ _tag: "NoTimeLeft", remaining: Duration.millis(Math.max(0, remaining)) })
-      }
-      if (paid === 0 && request.allowance.left <= 0) return skip({ _tag: "NoAttemptsLeft" })
-      const reason = step.availability(request, now)
-      return reason === undefined
-        ? call(list, index, step, request, takers(list, index + 1, request, tooLongFor, now), now)
-        : skip(reason)
-    }
-
-    const call = (
-      list: Steps,
-      index: number,
-      step: Provider,
-      request: LlmRequest.LlmRequest,
-      stepsLeft: number,
-      startedAt: number
-    ): Effect.Effect<B, Failure> => {
-      const remaining = Math.min(request.expiresAt, request.commitBy) - startedAt
-      if (hub.active()) {
-        const before = attempts.at(-1)
-        if (before !== undefined) {
-          hub.publish({ _tag: "FellBack", request: request.id, from: before.provider, to: step.id, because: before })
-        }
-        hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
-      }
-      if (paid > 0) paid--
-      else request.allowance.left--
-      front = Math.max(front, index)
-      underway.set(step, startedAt)
-      const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
-      const { grant } = request
-      const wasSent = grant?.sent === true
-      // Nobody says when a step without a budget has been asked.
-      if (grant !== undefined && step.budget === undefined) grant.sent = true
-      const matched = Effect.matchCauseEffect(
-        ask(step, { ...request, stepsLeft: request.stepsLeft + stepsLeft }, until),
-        {
-          onSuccess: (result) => {
-            // Two answers at the same moment: the first is with the caller already.
-            if (answered) return Effect.andThen(discard(result), Effect.never)
-            answered = true
-            underway.delete(step)
-            const now = monotonic(clock)
-            if (hub.active()) {
-              const duration = Duration.millis(now - startedAt)
-              hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
-            }
-            supersede(now)
-            giveBack(0)
-            return Effect.succeed(answer(result, step, attempts, startedAt))
-          },
-          onFailure: (cause) => {
-            underway.delete(step)
-            const error = failureOf(step, cause)
-            if (grant !== undefined && error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)) {
-              grant.sent = wasSent
-            }
-            return failed(list, index, step, request, error, monotonic(clock) - startedAt)
-          }
-        }
-      )
-      const asked =
-        grant === undefined || grant.sent
-          ? matched
-          : Effect.onInterrupt(matched, () =>
-              Effect.sync(() => {
-                if (!grant.sent) request.allowance.left++
-              })
-            )
-      const delay =
-        hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
-      return delay === undefined || until - startedAt <= delay
-        ? asked
-        : racing(asked, delay, alongside(list, index, step, request, delay), isFinal)
-    }
-
-    // Who waits for a slow step asks the next one that would take the request, if there is one and if it can be afforded.
-    const alongside =
-      (list: Steps, index: number, step: Provider, request: LlmRequest.LlmRequest, delay: number) =>
-      (now: number): Effect.Effect<B, Failure> | undefined => {
-        if (!underway.has(step) || answered || hedges >= (hedge?.hedges ?? 0)) return undefined
-        const next = nextTaker(list, index + 1, request, tooLongFor, now)
-        const sent = next === undefined ? undefined : Hedge.afford(step, request, 0, now)
-        if (sent === undefined || next === undefined) return undefined
-        hedges++
-        paid++
-        if (hub.active()) {
-          const after = Duration.millis(delay)
-          hub.publish({ _tag: "Hedged", request: request.id, provider: step.id, to: next.id, after })
-        }
-        const leg = from(list, index + 1, sent)
-        const { grant } = sent
-        if (grant === undefined) return leg
-        // A hedge that everybody refused, or that waited in a line until it was over, was none.
-        return Effect.onExit(leg, (exit) => {
-          if (!grant.sent) step.budget?.restore(grant)
-          if (Exit.hasInterrupts(exit)) giveBack(0)
-          return Effect.void
-        })
-      }
-
-    // What was taken for calls that nobody was asked for. Whoever asked a chain in which nobody was called takes back what that cost by itself.
-    const giveBack = (kept: number): void => {
-      request.allowance.left += paid - kept
-      paid = kept
-    }
-
-    const supersede = (now: number): void => {
-      for (const [step, startedAt] of underway) {
-        const duration = Duration.millis(now - startedAt)
-        attempts.push({ _tag: "Superseded", provider: step.id, model: step.model, duration })
-        if (hub.active()) {
-          hub.publish({ _tag: "AttemptSuperseded", request: request.id, provider: step.id, duration })
-        }
-      }
-      underway.clear()
-    }
-
-    const failed = (
-      list: Steps,
-      index: number,
-      step: Provider,
-      request: LlmRequest.LlmRequest,
-      error: Failure,
-      millis: number
-    ): Effect.Effect<B, Failure> => {
-      if (error._tag === "LlmUnavailable") {
-        attempts.push(...error.attempts)
-        publishRefusal(request, step, error)
-        // Nobody was called, so the next call is not one more.
-        if (LlmUnavailable.wasRefused(error)) paid++
-      } else {
-        const decision = recordFailure(attempts, request, step, error, millis)
-        if (decision.fallOver === "no") {
-          supersede(monotonic(clock))
-          giveBack(0)
-          return Effect.fail(error)
-        }
-        if (decision.fallOver === "largerWindow")
-          tooLongFor = Math.max(tooLongFor ?? 0, step.capabilities.contextWindow ?? 0)
-      }
-      // Whoever was asked beside this step is further down the chain already.
-      return index < front ? exhausted(list, request) : from(list, index + 1, request)
-    }
-
-    const exhausted = (list: Steps, request: LlmRequest.LlmRequest): Effect.Effect<B, Failure> =>
-      Effect.suspend(() => {
-        if (underway.size > 0) return unavailable
-        const spared = insisted ? [] : list.filter((step) => attempts.some((attempt) => wasSpared(attempt, step)))
-        if (spared.length > 0) {
-          insisted = true
-          front = -1
-          return from(spared, 0, { ...request, insists: true })
-        }
-        const now = monotonic(clock)
-        const everyoneRests = attempts.every((attempt) => attempt._tag === "Skipped")
-        // In a chain within a chain, somebody outside may still be well.
-        if (request.stepsLeft > 0 || !everyoneRests || lastResort.busy || now < lastResort.nextAt) return unavailable
-        if (paid === 0 && request.allowance.left <= 0) return unavailable
-        const urgent = { ...request, lastResort: true }
-        const step = soonestFirst(attempts).find((step) => step.availability(urgent, now) === undefined)
-        if (step === undefined) return unavailable
-        front = -1
-        // From the flag on, whatever ends this call takes it back.
-        return Effect.uninterruptibleMask((restore) => {
-          if (lastResort.busy) return unavailable
-          lastResort.busy = true
-          lastResort.nextAt = now + lastResortEvery
-          return Effect.onExit(restore(call([step], 0, step, urgent, 0, now)), () => {
-            lastResort.busy = false
-            return Effect.void
-          })
-        })
-      })
-
-    const unavailable: Effect.Effect<never, Failure> = Effect.suspend(() => {
-      const error = LlmUnavailable.make(attempts, { translate })
-      if (underway.size === 0) giveBack(LlmUnavailable.wasRefused(error) ? 1 : 0)
-      return Effect.fail(error)
-    })
-
-    // The last resort of a chain around this one: here, too, only the step that is back soonest is asked.
-    const calm = request.lastResort ? { ...request, lastResort: false } : request
-    return from(ordered(request, method, monotonic(clock)), 0, calm)
-  }
-
-  const soonestFirst = (attempts: ReadonlyArray<Attempt.Attempt>): ReadonlyArray<Provider> =>
-    attempts
-      .flatMap((attempt) => {
-        const retryAfter = attempt._tag === "Skipped" ? Attempt.skipRetryAfter(attempt.reason) : undefined
-        const step = steps.find((step) => step.id === attempt.provider)
-        return retryAfter === undefined || step === undefined ? [] : [{ step, wait: Duration.toMillis(retryAfter) }]
-      })
-      .toSorted((left, right) => left.wait - right.wait)
-      .map(({ step }) => step)
-
   const serve = (
     served: LlmResponse.Served,
     step: Provider,
@@ -478,103 +212,10 @@ export const make: (
     }
   }
 
-  // A text that loops or has the wrong structure is spoiled: nobody can put it right by going on with it.
-  const recoverable = (error: Failure): error is ProviderError.ProviderError =>
-    recovery !== "fail" &&
-    error._tag !== "LlmUnavailable" &&
-    !(error._tag === "Timeout" && error.kind === "deadline") &&
-    !(error._tag === "APIError" && (error.reason === "Loop" || error.reason === "SchemaMismatch")) &&
-    Decision.of(table, error).fallOver === "yes"
+  const walk = walking(chain)
+  const takeOver = takeover(chain, options?.recovery ?? "continue", serve)
 
-  // Looks for somebody to finish a broken answer: the steps after the broken one, those before it, and last that one itself.
-  const resume = (
-    clock: Clock.Clock,
-    request: LlmRequest.LlmRequest,
-    openStep: Ask<Opened>,
-    { current, emitted, error, round, tokensBefore }: Break
-  ): Effect.Effect<{ readonly current: Current; readonly parts: Parts } | undefined> => {
-    const broken = current.step
-    const attempts: Array<Attempt.Attempt> = [failedAttempt(broken, error, monotonic(clock) - current.startedAt)]
-    const index = steps.findIndex((step) => step.id === broken.id)
-    const continued = recovery === "continue" && speaksFreely(request) ? Seam.continuing(emitted.text) : undefined
-    const ways = [...steps.slice(index + 1), ...steps.slice(0, index + 1)].flatMap((step) => [
-      ...(continued !== undefined && step.capabilities.prefill === true ? [{ step, by: "continue" as const }] : []),
-      { step, by: "restart" as const }
-    ])
-    const asking = ways.map(({ step }) => step)
-    const from = (way: number): ReturnType<typeof resume> => {
-      const next = ways[way]
-      if (next === undefined) {
-        if (hub.active()) hub.publish({ _tag: "RecoveryFailed", request: request.id, from: broken.id, error, attempts })
-        return Effect.undefined
-      }
-      const { by, step } = next
-      const now = monotonic(clock)
-      const remaining = request.expiresAt - now
-      const impossible = remaining < minimumTime || request.allowance.left <= 0
-      if (impossible || lacks(step, request, undefined) !== undefined) return from(way + 1)
-      const seam = by === "continue" && continued !== undefined ? continued.seam : Seam.restarting(emitted.text)
-      const asked = by === "continue" && continued !== undefined ? prefilled(request, continued.prefill) : request
-      const reason = step.availability(request, now)
-      if (reason !== undefined) {
-        recordSkip(attempts, request, step, reason)
-        return from(way + 1)
-      }
-      if (hub.active()) {
-        hub.publish({ _tag: "AttemptStarted", request: request.id, provider: step.id, model: step.model })
-      }
-      const stepsLeft = takers(asking, way + 1, request, undefined, now)
-      request.allowance.left--
-      const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
-      const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
-        Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
-          Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
-        ).pipe(
-          Effect.flatMap((joined) =>
-            joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
-          )
-        )
-      )
-      // What is held back is not yet said: until then the step is bound to its share of the time.
-      const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
-      return Effect.matchCauseEffect(attempt, {
-        onFailure: (cause) => {
-          const failure = failureOf(step, cause)
-          if (failure._tag === "LlmUnavailable") {
-            attempts.push(...failure.attempts)
-            publishRefusal(request, step, failure)
-            if (LlmUnavailable.wasRefused(failure)) request.allowance.left++
-          } else recordFailure(attempts, request, step, failure, monotonic(clock) - now)
-          return from(way + 1)
-        },
-        onSuccess: (joined) => {
-          if (hub.active()) {
-            const duration = Duration.millis(monotonic(clock) - now)
-            hub.publish({ _tag: "AttemptSucceeded", request: request.id, provider: step.id, duration })
-            hub.publish({ _tag: "Recovered", request: request.id, from: broken.id, to: step.id, by, error })
-          }
-          const before = [...current.served.attempts, ...attempts]
-          const amend = (served: LlmResponse.Served) => Recovery.together(current.served, serve(served, step, before))
-          const served = amend(announced(joined.opening) ?? LlmResponse.servedBy(step))
-          return Effect.succeed({
-            current: {
-              step,
-              startedAt: now,
-              served,
-              amend,
-              opening: joined.opening,
-              joint: joined.joint,
-              spokeFrom: by === "continue" ? emitted.text.length : 0
-            },
-            parts: [{ type: "served", served }, ...joined.parts]
-          })
-        }
-      })
-    }
-    return from(0)
-  }
-
-  const chain: Provider = {
+  const self: Provider = {
     id: options?.id ?? "fallback",
     model: steps.map((step) => step.model).join(" | "),
     capabilities: {},
@@ -635,12 +276,7 @@ export const make: (
               open(step.id, step.stream({ ...request, commitBy: until }), scope)
             return Effect.map(
               walk(clock, request, "stream", openStep, commit, ({ close }) => close(Exit.void)),
-              (first) =>
-                Stream.fromPull(
-                  Effect.succeed(
-                    recovering(first, { recoverable, resume: (found) => resume(clock, request, openStep, found) })
-                  )
-                )
+              (first) => Stream.fromPull(Effect.succeed(recovering(first, takeOver(clock, request, openStep))))
             )
           })
         )
@@ -653,90 +289,13 @@ export const make: (
     ),
     circuits: new Map(steps.flatMap((step) => [...step.circuits]))
   }
-  return chain
+  return self
 })
-
-type Steps = ReadonlyArray<Provider>
-
-const isFinal = (cause: Cause.Cause<Failure>): boolean =>
-  cause.reasons.some((reason) => Cause.isFailReason(reason) && reason.error._tag !== "LlmUnavailable")
-
-const wasSpared = (attempt: Attempt.Attempt, step: Provider): boolean =>
-  attempt._tag === "Skipped" &&
-  attempt.provider === step.id &&
-  (attempt.reason._tag === "Unhealthy" || attempt.reason._tag === "Recovering")
-
-// The first step from an index on that would take the request.
-const nextTaker = (
-  steps: Steps,
-  from: number,
-  request: LlmRequest.LlmRequest,
-  tooLongFor: number | undefined,
-  now: number
-): Provider | undefined =>
-  steps.find(
-    (step, index) =>
-      index >= from && lacks(step, request, tooLongFor) === undefined && step.availability(request, now) === undefined
-  )
-
-// How many steps are left from an index on, or none when nobody among them would take the request: who would be skipped needs no share of the
-// time.
-const takers = (
-  steps: Steps,
-  from: number,
-  request: LlmRequest.LlmRequest,
-  tooLongFor: number | undefined,
-  now: number
-): number => (nextTaker(steps, from, request, tooLongFor, now) === undefined ? 0 : steps.length - from)
-
-type Ask<A> = (step: Provider, request: LlmRequest.LlmRequest, until: number) => Effect.Effect<A, Failure>
 
 const sooner = (left: Attempt.SkipReason | undefined, right: Attempt.SkipReason): Attempt.SkipReason => {
   const [wait, other] = [left, right].map((reason) => reason && Attempt.skipRetryAfter(reason))
   if (left === undefined || wait === undefined) return right
   return other !== undefined && Duration.isLessThan(other, wait) ? right : left
-}
-
-type Parts = Arr.NonEmptyReadonlyArray<LlmResponse.LlmStreamPart>
-
-const failureOf = (step: Provider, cause: Cause.Cause<Failure>): Failure =>
-  cause.reasons.find(Cause.isFailReason)?.error ?? ProviderError.fromDefect(step.id, cause)
-
-const failedAttempt = (step: Provider, error: ProviderError.ProviderError, millis: number) => ({
-  _tag: "Failed" as const,
-  provider: step.id,
-  model: step.model,
-  error,
-  duration: Duration.millis(millis)
-})
-
-const announced = (opening: Opened): LlmResponse.Served | undefined =>
-  opening.head.findLast((part) => part.type === "served")?.served
-
-// JSON is begun anew and not continued, and so is an answer that has to be a tool call.
-const speaksFreely = (request: LlmRequest.LlmRequest): boolean =>
-  request.responseFormat.type === "text" &&
-  (request.toolChoice === "auto" || request.toolChoice === "none" || request.tools.length === 0)
-
-const different = (step: Provider) =>
-  new ProviderError.APIError({
-    provider: step.id,
-    reason: "InvalidResponse",
-    description: "The answer differs from what the reader has seen already"
-  })
-
-const late = (step: Provider, millis: number) =>
-  new ProviderError.Timeout({ provider: step.id, kind: "deadline", after: Duration.millis(Math.max(0, millis)) })
-
-// The same request, ending in an assistant message that the model is to go on with, and with room for what is still to be said.
-const prefilled = (request: LlmRequest.LlmRequest, text: string): LlmRequest.LlmRequest => {
-  const { maxOutputTokens } = request.settings
-  const left = maxOutputTokens === undefined ? undefined : Math.max(1, maxOutputTokens - Recovery.estimateTokens(text))
-  return {
-    ...request,
-    prompt: Prompt.concat(request.prompt, [{ role: "assistant", content: text }]),
-    settings: left === undefined ? request.settings : { ...request.settings, maxOutputTokens: left }
-  }
 }
 
 const anyRequest = LlmRequest.make({ prompt: "" })
@@ -746,26 +305,3 @@ const statusOf = (step: Provider, clock: Clock.Clock): Effect.Effect<ReadonlyArr
     const unavailable = step.availability(anyRequest, monotonic(clock))
     return unavailable === undefined ? statuses : statuses.map((status) => ({ ...status, unavailable }))
   })
-
-// What a request needs and a step is known not to have. Unknown capabilities never exclude a step.
-const lacks = (step: Provider, request: LlmRequest.LlmRequest, tooLongFor: number | undefined): string | undefined => {
-  const { contextWindow, files, images, jsonSchema, tools } = step.capabilities
-  if (tooLongFor !== undefined && contextWindow !== undefined && contextWindow <= tooLongFor) {
-    return `a context window of more than ${tooLongFor} tokens`
-  }
-  if (contextWindow !== undefined && exceeds(request.prompt, contextWindow)) {
-    return `a context window of more than ${contextWindow} tokens`
-  }
-  if (tools === false && request.tools.length > 0) return "tools"
-  if (jsonSchema === false && request.responseFormat.type === "json") return "JSON schema output"
-  if (images === false && hasFile(request, (mediaType) => mediaType.startsWith("image/"))) return "images"
-  if (files === false && hasFile(request, (mediaType) => !mediaType.startsWith("image/"))) return "files"
-  return undefined
-}
-
-const hasFile = (request: LlmRequest.LlmRequest, matches: (mediaType: string) => boolean): boolean =>
-  request.prompt.content.some(
-    (message) =>
-      typeof message.content !== "string" &&
-      message.content.some((part) => part.type === "file" && matches(part.mediaType))
-  )

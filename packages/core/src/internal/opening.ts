@@ -57,6 +57,10 @@ export const open = (
     )
   )
 
+/** What a stream said up to its first content about who serves it. */
+export const announced = ({ head }: Opened): LlmResponse.Served | undefined =>
+  head.findLast((part) => part.type === "served")?.served
+
 const invalid = (provider: string) =>
   new ProviderError.APIError({
     provider,

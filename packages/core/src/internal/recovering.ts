@@ -34,6 +34,12 @@ export interface Break {
   readonly tokensBefore: number
 }
 
+/** Who goes on with it, and the first of what the reader has not seen. */
+export interface Resumed {
+  readonly current: Current
+  readonly parts: Parts
+}
+
 /** Every break may be followed by another one. An answer that broke this often is not going to be finished. */
 const maxRounds = 4
 
@@ -45,7 +51,7 @@ export const recovering = (
   first: Current,
   options: {
     readonly recoverable: (error: Failure) => error is ProviderError
-    readonly resume: (found: Break) => Effect.Effect<{ readonly current: Current; readonly parts: Parts } | undefined>
+    readonly resume: (found: Break) => Effect.Effect<Resumed | undefined>
   }
 ): Pull.Pull<Parts, Failure> => {
   let current = first
