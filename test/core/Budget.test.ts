@@ -117,6 +117,21 @@ describe("Budget", () => {
     })
   )
 
+  it.effect("is shared by the providers of one account", () =>
+    Effect.gen(function* () {
+      const steadfast = Policy.all([Retry.policy({ schedule: Schedule.recurs(5) }), Budget.shared])
+      const asked = yield* Effect.forEach(["large", "small"], (id) =>
+        Effect.gen(function* () {
+          const provider = yield* ScriptedProvider.make({ id, script: [ScriptedProvider.fail("ServerError")] })
+          yield* Effect.exit((yield* steadfast(provider)).generate(request))
+          return yield* provider.count
+        })
+      )
+
+      assert.deepStrictEqual(asked, [4, 1])
+    }).pipe(Effect.provide(Budget.layer({ name: "account", floor: 3, ratio: 0 })))
+  )
+
   it.effect("is shared by retries and hedges", () =>
     Effect.gen(function* () {
       const provider = yield* ScriptedProvider.make({ id: "p", script: [ScriptedProvider.hang] })

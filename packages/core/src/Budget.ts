@@ -16,8 +16,10 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import { fade } from "./internal/decay.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as Policy from "./Policy.ts"
@@ -131,6 +133,14 @@ export interface Budget {
   readonly left: Effect.Effect<number>
   readonly guard: (self: Provider) => Provider
 }
+
+/**
+ * Service tag of {@link Budget}, for one that several providers share through {@link shared}.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Budget: Context.Service<Budget, Budget> = Context.Service("@llm-resilience/core/Budget")
 
 /**
  * Options of a budget.
@@ -251,3 +261,20 @@ export const policy =
   (options?: Options): Policy.Policy =>
   (self) =>
     Effect.map(make({ ...options, name: self.id }), (budget) => budget.guard(self))
+
+/**
+ * The policy that puts the budget from the context around every provider it is applied to, so that they share it.
+ *
+ * @category policies
+ * @since 0.1.0
+ */
+export const shared: Policy.Policy<Budget> = (self) => Effect.map(Budget, (budget) => budget.guard(self))
+
+/**
+ * Layer that provides one budget, to be used with {@link shared}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options & { readonly name: string }): Layer.Layer<Budget> =>
+  Layer.effect(Budget, make(options))
