@@ -35,7 +35,6 @@ import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Model from "effect/ai/Model"
 import type * as Response from "effect/ai/Response"
 import * as Arr from "effect/Array"
-import * as Clock from "effect/Clock"
 import type * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -56,8 +55,9 @@ import * as Hedge from "./Hedge.ts"
 import * as Instrument from "./Instrument.ts"
 import * as Errors from "./internal/aiError.ts"
 import * as Calls from "./internal/calls.ts"
+import { configured, joined, providerOf } from "./internal/configured.ts"
 import * as LanguageModelOut from "./internal/languageModelOut.ts"
-import { monotonic } from "./internal/monotonic.ts"
+import { numbered, published } from "./internal/requests.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import type * as LlmResponse from "./LlmResponse.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
@@ -376,8 +376,7 @@ export const make = <R = never>(
       )
       return [chain, checker] as const
     }).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
-    const published: Provider.Provider = { ...chain, ...publishing(chain, hub) }
-    const provider = numbered(instruments.at("request", published), deadline, attempts)
+    const provider = numbered(instruments.at("request", published(chain, hub)), deadline, attempts)
     const translate = yield* Notice.Translate
     const table = yield* Decision.CurrentTable
     return {
@@ -421,80 +420,6 @@ const priorityOf = (priority: number | undefined, index: number): number => {
   if (priority === undefined) return index
   if (Number.isInteger(priority) && priority >= 0) return priority
   throw new RangeError(`LlmResilience.make: steps[${index}].priority must be an integer >= 0, got ${priority}`)
-}
-
-// Numbers each request, gives it the standing deadline and what it may spend on attempts.
-const numbered = (
-  self: Provider.Provider,
-  standing: Duration.Duration | undefined,
-  attempts: number
-): Provider.Provider => {
-  let requests = 0
-  // A request that comes from a chain around this one keeps its number and what is left of its attempts.
-  const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
-    ...LlmRequest.allow(request, attempts),
-    id: request.id === 0 ? ++requests : request.id,
-    deadline: request.deadline ?? standing
-  })
-  return {
-    ...self,
-    generate: (asked) => Effect.suspend(() => self.generate(accept(asked))),
-    stream: (asked) => Stream.suspend(() => self.stream(accept(asked)))
-  }
-}
-
-// Publishes how each request starts and ends.
-const publishing = (
-  chain: Provider.Provider,
-  hub: ResilienceEvent.Hub
-): Pick<Provider.Provider, "generate" | "stream"> => {
-  const ended = (
-    request: number,
-    method: "generate" | "stream",
-    duration: Duration.Duration,
-    outcome: Policy.Outcome,
-    served?: LlmResponse.Served
-  ) => {
-    if (outcome._tag === "Abandoned") return hub.publish({ _tag: "RequestAbandoned", request, method, duration })
-    if (outcome._tag === "Failed")
-      return hub.publish({ _tag: "RequestFailed", request, method, duration, error: outcome.error })
-    if (served === undefined) return
-    if (served.notice !== undefined) hub.publish({ _tag: "NoticeGiven", request, notice: served.notice })
-    hub.publish({ _tag: "RequestAnswered", request, method, served, duration })
-  }
-  return {
-    generate: (request) => {
-      if (!hub.active()) return chain.generate(request)
-      return Clock.clockWith((clock) => {
-        let start: number | undefined
-        // It begins inside of what sees the end, so that nobody leaves between the two.
-        const told = Effect.suspend(() => {
-          start = monotonic(clock)
-          hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
-          return chain.generate(request)
-        })
-        return Effect.onExit(told, (exit) => {
-          if (start === undefined) return Effect.void
-          const millis = monotonic(clock) - start
-          const served = exit._tag === "Success" ? exit.value.served : undefined
-          ended(request.id, "generate", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
-          return Effect.void
-        })
-      })
-    },
-    stream: (request) =>
-      hub.active()
-        ? Calls.watched(
-            chain.stream(request),
-            () => {
-              hub.publish({ _tag: "RequestStarted", request: request.id, method: "stream" })
-              return {}
-            },
-            ({ served }, exit, millis) =>
-              ended(request.id, "stream", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
-          )
-        : chain.stream(request)
-  }
 }
 
 /**
@@ -751,89 +676,3 @@ type ConfiguredLayer<Providers extends { readonly [name: string]: Factory<unknow
   ResilienceConfig.ConfigInvalid,
   Exclude<Effect.Services<ReturnType<Providers[keyof Providers]>> | R, Scope.Scope>
 >
-
-const providerOf = <R>(
-  providers: { readonly [name: string]: Factory<R> },
-  step: ResilienceConfig.Step & { readonly id: string },
-  index: number
-): Effect.Effect<Provider.Provider, ResilienceConfig.Issue, R> => {
-  const at = `fallback_chain[${index}]`
-  const factory = Object.hasOwn(providers, step.provider) ? providers[step.provider] : undefined
-  if (factory === undefined) {
-    const names = Object.keys(providers)
-    return Effect.fail({
-      path: `${at}.provider`,
-      got: ResilienceConfig.shown(step.provider),
-      expected: `one of ${names.join(", ")}`,
-      suggestion: ResilienceConfig.closest(step.provider, names)
-    })
-  }
-  return Effect.suspend(() => factory(step)).pipe(
-    Effect.map((provider) =>
-      step.contextWindow === undefined
-        ? provider
-        : { ...provider, capabilities: { ...provider.capabilities, contextWindow: step.contextWindow } }
-    ),
-    Effect.catchDefect((defect) =>
-      Effect.fail({
-        path: at,
-        got: defect instanceof Error ? defect.message : "a provider that cannot be made",
-        expected: `settings that ${step.provider} can use`
-      })
-    ),
-    Effect.mapError((error) => ("_tag" in error ? missing(at, step.provider, error) : error))
-  )
-}
-
-// `Config` names the variable at the end of its message; what it could not read is never repeated.
-const missing = (at: string, provider: string, error: Config.ConfigError): ResilienceConfig.Issue => {
-  const variable = /at \["([A-Z][A-Z0-9_]*)"\]/.exec(error.message)?.[1]
-  return variable === undefined
-    ? { path: at, got: "no usable setting", expected: `what ${provider} needs, from the configuration provider` }
-    : {
-        path: variable.endsWith("_KEY") ? `${at}.api_key_env` : at,
-        got: `nothing usable in ${variable}`,
-        expected: `a value for ${provider} in that variable${variable.endsWith("_KEY") ? ", or api_key_env to name another" : ""}`
-      }
-}
-
-// Part by part, so that what stands beside the file adds to what stands in it.
-const joined = <R>(file: StandardOptions, beside: StandardOptions<R> | undefined): StandardOptions<R> => ({
-  retry: part(file.retry, beside?.retry),
-  cooldown: part(file.cooldown, beside?.cooldown),
-  circuitBreaker: part(file.circuitBreaker, beside?.circuitBreaker),
-  timeouts: part(file.timeouts, beside?.timeouts),
-  throttle: beside?.throttle,
-  budget: part(file.budget, beside?.budget),
-  vitals: beside?.vitals,
-  hedge: beside?.hedge,
-  bulkhead: part(file.bulkhead, beside?.bulkhead),
-  rateLimit: part(file.rateLimit, beside?.rateLimit),
-  adaptiveConcurrency: beside?.adaptiveConcurrency,
-  outputGuard: beside?.outputGuard
-})
-
-const part = <O extends object>(file: O | "off" | undefined, beside: O | "off" | undefined): O | "off" | undefined =>
-  typeof file === "object" && typeof beside === "object" ? { ...file, ...beside } : (beside ?? file)
-
-const configured = (config: ResilienceConfig.ResilienceConfig, step: ResilienceConfig.Step): StandardOptions => ({
-  ...(step.maxConcurrent === undefined
-    ? {}
-    : { bulkhead: { permits: step.maxConcurrent, queue: step.maxQueued, maxWait: step.maxWait } }),
-  ...(step.requestsPerMinute === undefined && step.tokensPerMinute === undefined
-    ? {}
-    : { rateLimit: { requestsPerMinute: step.requestsPerMinute, tokensPerMinute: step.tokensPerMinute } }),
-  timeouts: { attempt: step.timeout, idle: step.idleTimeout },
-  retry: { schedule: Retry.exponential(config.retry), maxRetryAfter: config.retry?.maxRetryAfter },
-  circuitBreaker: {
-    trip:
-      config.circuitBreaker?.failures === undefined
-        ? undefined
-        : CircuitBreaker.consecutive(config.circuitBreaker.failures),
-    openFor: config.circuitBreaker?.openFor,
-    probes: config.circuitBreaker?.probes,
-    ...(config.circuitBreaker?.slowStart === undefined ? {} : { slowStart: config.circuitBreaker.slowStart })
-  },
-  budget: config.budget,
-  cooldown: config.cooldown
-})

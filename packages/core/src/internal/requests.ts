@@ -1,0 +1,79 @@
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import * as LlmRequest from "../LlmRequest.ts"
+import type { Served } from "../LlmResponse.ts"
+import * as Policy from "../Policy.ts"
+import type { Provider } from "../Provider.ts"
+import type { Hub } from "../ResilienceEvent.ts"
+import { watched } from "./calls.ts"
+import { monotonic } from "./monotonic.ts"
+
+/** Numbers each request, gives it the standing deadline and what it may spend on attempts. */
+export const numbered = (self: Provider, standing: Duration.Duration | undefined, attempts: number): Provider => {
+  let requests = 0
+  // A request that comes from a chain around this one keeps its number and what is left of its attempts.
+  const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
+    ...LlmRequest.allow(request, attempts),
+    id: request.id === 0 ? ++requests : request.id,
+    deadline: request.deadline ?? standing
+  })
+  return {
+    ...self,
+    generate: (asked) => Effect.suspend(() => self.generate(accept(asked))),
+    stream: (asked) => Stream.suspend(() => self.stream(accept(asked)))
+  }
+}
+
+/** Publishes how each request to a chain starts and ends. */
+export const published = (chain: Provider, hub: Hub): Provider => {
+  const ended = (
+    request: number,
+    method: "generate" | "stream",
+    duration: Duration.Duration,
+    outcome: Policy.Outcome,
+    served?: Served
+  ) => {
+    if (outcome._tag === "Abandoned") return hub.publish({ _tag: "RequestAbandoned", request, method, duration })
+    if (outcome._tag === "Failed")
+      return hub.publish({ _tag: "RequestFailed", request, method, duration, error: outcome.error })
+    if (served === undefined) return
+    if (served.notice !== undefined) hub.publish({ _tag: "NoticeGiven", request, notice: served.notice })
+    hub.publish({ _tag: "RequestAnswered", request, method, served, duration })
+  }
+  return {
+    ...chain,
+    generate: (request) => {
+      if (!hub.active()) return chain.generate(request)
+      return Clock.clockWith((clock) => {
+        let start: number | undefined
+        // It begins inside of what sees the end, so that nobody leaves between the two.
+        const told = Effect.suspend(() => {
+          start = monotonic(clock)
+          hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
+          return chain.generate(request)
+        })
+        return Effect.onExit(told, (exit) => {
+          if (start === undefined) return Effect.void
+          const millis = monotonic(clock) - start
+          const served = exit._tag === "Success" ? exit.value.served : undefined
+          ended(request.id, "generate", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
+          return Effect.void
+        })
+      })
+    },
+    stream: (request) =>
+      hub.active()
+        ? watched(
+            chain.stream(request),
+            () => {
+              hub.publish({ _tag: "RequestStarted", request: request.id, method: "stream" })
+              return {}
+            },
+            ({ served }, exit, millis) =>
+              ended(request.id, "stream", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
+          )
+        : chain.stream(request)
+  }
+}
