@@ -74,7 +74,7 @@ export interface Detector {
   readonly end: () => Loop | undefined
 }
 
-const defaults = { prose: { length: 2048, repeats: 6 }, other: { length: 4096, repeats: 16 } }
+const defaults: Limits = { prose: { length: 2048, repeats: 6 }, other: { length: 4096, repeats: 16 } }
 
 /** How many characters pass between two looks. */
 const interval = 512
@@ -136,8 +136,10 @@ interface Limits {
   readonly other: Limit
 }
 
+// Asked for each text, so the defaults are not looked at again.
 const limitsOf = (options: Options | undefined): Limits => {
-  const limits = { prose: options?.prose ?? defaults.prose, other: options?.other ?? defaults.other }
+  if (options === undefined) return defaults
+  const limits = { prose: options.prose ?? defaults.prose, other: options.other ?? defaults.other }
   for (const [kind, { length, repeats }] of Object.entries(limits)) {
     if (!Number.isInteger(length) || length < 64 || length > 16_384) {
       throw new RangeError(`Loop.make: ${kind}.length must be an integer from 64 to 16384, got ${length}`)

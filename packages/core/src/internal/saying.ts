@@ -112,6 +112,7 @@ const wantsAll = (request: LlmRequest): boolean => request.settings.maxOutputTok
  * that is recovered, makes sense only together with it.
  */
 export const continued = ({ prompt }: LlmRequest): string => {
+  if (prompt.content.at(-1)?.role !== "assistant") return ""
   const start = prompt.content.findLastIndex((message) => message.role !== "assistant") + 1
   return prompt.content
     .slice(start)
