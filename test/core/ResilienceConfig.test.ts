@@ -154,7 +154,17 @@ fallback_chain:
           `${chain("")}circuit_breaker: { failures: 0 }`,
           "circuit_breaker.failures: got 0, expected a whole number of at least 1"
         ],
-        [`${chain("")}cooldown: { rest: soon }`, `cooldown.rest: got "soon", expected ${duration}`]
+        [`${chain("")}cooldown: { rest: soon }`, `cooldown.rest: got "soon", expected ${duration}`],
+        [
+          `${chain("")}health: { interval: 5s, interval_when_down: 10s }`,
+          'health.interval_when_down: got "10s", expected a duration no longer than interval, which is "5s"'
+        ],
+        [
+          `${chain("")}health: { interval_when_down: 1m }`,
+          'health.interval_when_down: got "1m", expected a duration no longer than interval, which is "30s"'
+        ],
+        [chain("max_queued: 3"), "fallback_chain[0].max_queued: got 3, expected max_concurrent beside it"],
+        [chain("max_wait: 3s"), 'fallback_chain[0].max_wait: got "3s", expected max_concurrent beside it']
       ]
       for (const [text, expected] of cases) assert.deepStrictEqual(yield* mistakes(text), [expected])
     })

@@ -324,27 +324,54 @@ export const stepIds = (config: ResilienceConfig): ReadonlyArray<string> =>
   )
 
 /**
- * Checks what a schema cannot: that every step has an id of its own.
+ * Checks what a schema cannot: that every step has an id of its own, that no setting stands alone which means nothing without another, and
+ * that a provider which is down is checked at least as often as one that is well.
  *
  * @category guards
  * @since 0.1.0
  */
 export const check = (config: ResilienceConfig): Effect.Effect<ResilienceConfig, ConfigInvalid> => {
   const ids = stepIds(config)
-  const issues = ids.flatMap((id, index): ReadonlyArray<Issue> => {
-    const before = ids.indexOf(id)
-    return before === index
-      ? []
-      : [
-          {
-            path: `fallback_chain[${index}].id`,
-            got: `"${id}", which fallback_chain[${before}] has already`,
-            expected: "an id that no other step has"
-          }
-        ]
+  const issues = config.fallbackChain.flatMap(({ maxConcurrent, maxQueued, maxWait }, index): ReadonlyArray<Issue> => {
+    const at = `fallback_chain[${index}]`
+    const id = ids[index]
+    const before = ids.findIndex((other) => other === id)
+    const alone = (key: string, got: string | undefined): ReadonlyArray<Issue> =>
+      maxConcurrent !== undefined || got === undefined
+        ? []
+        : [{ path: `${at}.${key}`, got, expected: "max_concurrent beside it" }]
+    return [
+      ...(before === index
+        ? []
+        : [
+            {
+              path: `${at}.id`,
+              got: `"${id}", which fallback_chain[${before}] has already`,
+              expected: "an id that no other step has"
+            }
+          ]),
+      ...alone("max_queued", maxQueued?.toString()),
+      ...alone("max_wait", maxWait && quoted(maxWait))
+    ]
   })
-  return issues.length === 0 ? Effect.succeed(config) : Effect.fail(new ConfigInvalid({ issues }))
+  const { interval = usualInterval, intervalWhenDown = interval } = config.health ?? {}
+  const rarely: ReadonlyArray<Issue> = Duration.isLessThanOrEqualTo(intervalWhenDown, interval)
+    ? []
+    : [
+        {
+          path: "health.interval_when_down",
+          got: quoted(intervalWhenDown),
+          expected: `a duration no longer than interval, which is ${quoted(interval)}`
+        }
+      ]
+  const all = [...issues, ...rarely]
+  return all.length === 0 ? Effect.succeed(config) : Effect.fail(new ConfigInvalid({ issues: all }))
 }
+
+const quoted = (duration: Duration.Duration): string => `"${Duration.format(duration)}"`
+
+// That of `HealthChecker`.
+const usualInterval = Duration.seconds(30)
 
 const aStep = "a step with provider and model"
 const aDuration = 'a duration such as "30s" or "1500ms"'
