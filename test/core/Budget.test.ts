@@ -29,6 +29,14 @@ const drain = (from: Budget.State, now: number, rules = settings): number => {
 }
 
 describe("Budget, as rules", () => {
+  it("forgets nothing with an endless half-life", () => {
+    const endless = { ...settings, halfLife: Infinity }
+    let state = Budget.initial
+    for (let call = 0; call < 50; call++) state = Budget.counted(endless, state, 1000 * call)
+
+    assert.strictEqual(drain(state, 1e9, endless), 15)
+  })
+
   it("R20 allows a thousand retries for ten thousand requests at ten per cent, and the floor", () => {
     let state = Budget.initial
     for (let call = 0; call < 10_000; call++) state = Budget.counted(settings, state, 0)

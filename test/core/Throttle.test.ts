@@ -32,6 +32,14 @@ describe("Throttle, as rules", () => {
     assert.strictEqual(Throttle.rate(settings, state, 61_000), 0)
   })
 
+  it("forgets nothing with an endless half-life", () => {
+    const endless = { ...settings, halfLife: Infinity }
+    let state = Throttle.initial
+    for (let call = 0; call < 40; call++) state = Throttle.counted(endless, state, call < 10, 0)
+
+    assert.closeTo(Throttle.rate(endless, state, 1e9), 20 / 41, 1e-9)
+  })
+
   it("has a rate between zero and its cap after any history", () => {
     for (let accepted = 0; accepted < 60; accepted += 3) {
       for (let rejected = 0; rejected < 60; rejected += 3) {

@@ -48,6 +48,19 @@ describe("Vitals", () => {
     })
   )
 
+  it.effect("forgets nothing with an endless half-life", () =>
+    Effect.gen(function* () {
+      const script = [slow(100), ScriptedProvider.fail("ServerError")]
+      const { guarded, vitals } = yield* measured(script, { halfLife: Infinity })
+
+      yield* during(guarded.generate(request), 100)
+      yield* during(guarded.generate(request), 1_000_000)
+
+      const { calls, latency, successRatio } = yield* vitals.reading
+      assert.deepStrictEqual([calls, successRatio, latency.generate], [2, 0.5, 100])
+    })
+  )
+
   it.effect("counts what the decision table calls a failure, and nothing that is the caller's fault or wish", () =>
     Effect.gen(function* () {
       const script = [
