@@ -159,6 +159,24 @@ describe("LlmResilience", () => {
     }).pipe(Effect.provide(LlmResilience.layer({ steps: [{ provider: step("a") }, { provider: step("b") }] })))
   )
 
+  it.effect("answers although the sentence for the user cannot be made", () =>
+    Effect.gen(function* () {
+      const response = yield* LlmResilience.generate({ prompt: "Hi" })
+
+      assert.strictEqual(response.text, "from backup")
+      assert.match(response.served.notice?.message ?? "", /^This answer comes from a backup service/)
+    }).pipe(
+      Effect.provide(
+        LlmResilience.layer({
+          steps: [{ provider: step("primary", ScriptedProvider.fail("Authentication")) }, { provider: step("backup") }]
+        })
+      ),
+      Effect.provideService(Notice.Translate, () => {
+        throw new Error("no such key")
+      })
+    )
+  )
+
   it.effect("translates what the user is told", () =>
     Effect.gen(function* () {
       const response = yield* LlmResilience.generate({ prompt: "Hi" })

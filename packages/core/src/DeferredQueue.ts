@@ -739,7 +739,7 @@ export const policy = (options?: PolicyOptions): Policy.Policy<DeferredQueue> =>
     Effect.gen(function* () {
       const queue = yield* DeferredQueue
       const hub = yield* ResilienceEvent.CurrentHub
-      const translate = yield* Notice.Translate
+      const translate = yield* Notice.translator
       if (options?.work !== "elsewhere") yield* Effect.forkScoped(queue.workOff(self))
 
       const refused = (request: LlmRequest.LlmRequest, error: LlmUnavailable, reason: Refusal["_tag"]) =>

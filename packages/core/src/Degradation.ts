@@ -44,7 +44,7 @@ import type * as Policy from "./Policy.ts"
 export const policy =
   (degraded: "smaller" | "shorter"): Policy.Policy =>
   (self) =>
-    Effect.map(Notice.Translate, (translate) => {
+    Effect.map(Notice.translator, (translate) => {
       const notice: Notice.Notice = { _tag: "Shortened", message: translate({ _tag: "Shortened" }) }
       const mark = (served: LlmResponse.Served): LlmResponse.Served => ({ ...served, degraded, notice })
       const own: LlmResponse.ServedPart = {

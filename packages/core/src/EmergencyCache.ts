@@ -559,7 +559,7 @@ export const policy = (options?: PolicyOptions): Policy.Policy<EmergencyCache> =
     Effect.gen(function* () {
       const cache = yield* EmergencyCache
       const hub = yield* ResilienceEvent.CurrentHub
-      const translate = yield* Notice.Translate
+      const translate = yield* Notice.translator
       const asking = { modelGroup: options?.modelGroup ?? `${self.id}: ${self.model}`, match: options?.match, hub }
 
       const servedAs = (

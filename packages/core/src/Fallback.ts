@@ -166,7 +166,7 @@ export const make: (
 
   const table = yield* Decision.CurrentTable
   const hub = yield* ResilienceEvent.CurrentHub
-  const translate = yield* Notice.Translate
+  const translate = yield* Notice.translator
   const members = yield* Effect.forEach(placed, ({ priority, provider, weight }, index) =>
     Effect.map(Timeouts.deadline(provider), (provider): Routing.Member => ({
       provider,

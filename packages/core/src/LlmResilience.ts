@@ -377,7 +377,7 @@ export const make = <R = never>(
       return [chain, checker] as const
     }).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
     const provider = numbered(instruments.at("request", published(chain, hub)), deadline, attempts)
-    const translate = yield* Notice.Translate
+    const translate = yield* Notice.translator
     const table = yield* Decision.CurrentTable
     return {
       generate: provider.generate,

@@ -8,6 +8,7 @@
  */
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 
 const message = Schema.String
@@ -135,11 +136,26 @@ export const spoken = (duration: Duration.Duration): string => {
  *
  * **Gotchas**
  *
- * The function runs while a request is being answered: keep it pure and fast.
+ * The function runs while a request is being answered: keep it pure and fast. When it throws, the English sentence takes its place.
  *
  * @category references
  * @since 0.1.0
  */
 export const Translate = Context.Reference<(facts: Facts) => string>("@llm-resilience/core/Notice/Translate", {
   defaultValue: () => english
+})
+
+/**
+ * Returns the function in force at {@link Translate}, and {@link english} wherever it throws: a sentence must never cost the answer that it is
+ * about.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const translator: Effect.Effect<(facts: Facts) => string> = Effect.map(Translate, (translate) => (facts) => {
+  try {
+    return translate(facts)
+  } catch {
+    return english(facts)
+  }
 })

@@ -210,7 +210,7 @@ export const policy = <R = never>(options?: Options<R>): Policy.Policy<R> => {
     Effect.gen(function* () {
       const table = yield* Decision.CurrentTable
       const hub = yield* ResilienceEvent.CurrentHub
-      const translate = yield* Notice.Translate
+      const translate = yield* Notice.translator
       const context = yield* Effect.context<R>()
       const validators = new WeakMap<object, Structured.Validate>()
 

@@ -135,7 +135,7 @@ export const policy = (options?: Options): Policy.Policy => {
     Effect.gen(function* () {
       const table = yield* Decision.CurrentTable
       const hub = yield* ResilienceEvent.CurrentHub
-      const translate = yield* Notice.Translate
+      const translate = yield* Notice.translator
       const notice: Notice.Notice = { _tag: "Slower", message: translate({ _tag: "Slower" }) }
       const mark = (served: LlmResponse.Served): LlmResponse.Served =>
         served.notice === undefined ? { ...served, notice } : served
