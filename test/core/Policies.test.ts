@@ -4,12 +4,14 @@ import {
   Cooldown,
   Decision,
   LlmRequest,
+  LlmResilience,
   LlmResponse,
   LlmUnavailable,
   Notice,
   Policy,
   Provider,
   ProviderError,
+  ResilienceEvent,
   Retry
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
@@ -240,6 +242,31 @@ describe("Policy.observe", () => {
       })
     )
   }
+})
+
+describe("Policy.make", () => {
+  it.effect("takes a step whose availability throws for one that is there, and tells its author", () =>
+    Effect.gen(function* () {
+      const hub = ResilienceEvent.makeHub()
+      const defects: Array<unknown> = []
+      yield* hub.listen((event) => {
+        if (event._tag === "DefectCaught") defects.push(event.cause)
+      })
+      const flag = Policy.make(() => ({
+        availability: () => {
+          throw new Error("no flags today")
+        }
+      }))
+      const provider = yield* ScriptedProvider.make({ script: [ScriptedProvider.answer("Hello")] })
+      const chain = yield* LlmResilience.make({
+        hub,
+        steps: [{ provider, policy: Policy.all([flag, LlmResilience.standard()]) }]
+      })
+
+      assert.strictEqual((yield* chain.generate(request)).text, "Hello")
+      assert.deepStrictEqual(defects, [new Error("no flags today")])
+    })
+  )
 })
 
 describe("Policy.all", () => {

@@ -54,6 +54,7 @@ import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type { Failure, Provider } from "./Provider.ts"
 import * as ProviderError from "./ProviderError.ts"
+import * as ResilienceEvent from "./ResilienceEvent.ts"
 
 /**
  * Turns a provider into a provider. The scope is that of the layer: a policy that starts fibers or holds state cleans up with it.
@@ -69,7 +70,8 @@ export type Policy<R = never> = (self: Provider) => Effect.Effect<Provider, neve
  * **Details**
  *
  * What a policy waits for, nobody knows; a chain therefore puts a deadline of its own around the result, unless the policy says with
- * `keepsDeadline: true` that it never waits longer than `request.expiresAt`.
+ * `keepsDeadline: true` that it never waits longer than `request.expiresAt`. An `availability` that throws is published as `DefectCaught`, and the
+ * provider within is asked for its own: what is broken is then found out by a call, of which a chain knows how to take a defect.
  *
  * @category constructors
  * @since 0.1.0
@@ -77,7 +79,20 @@ export type Policy<R = never> = (self: Provider) => Effect.Effect<Provider, neve
 export const make =
   (change: (self: Provider) => Partial<Provider>): Policy =>
   (self) =>
-    Effect.sync(() => ({ ...self, keepsDeadline: false, ...change(self) }))
+    Effect.map(ResilienceEvent.CurrentHub, (hub) => {
+      const changed = change(self)
+      const { availability } = changed
+      if (availability === undefined) return { ...self, keepsDeadline: false, ...changed }
+      const asked: Provider["availability"] = (request, now) => {
+        try {
+          return availability(request, now)
+        } catch (cause) {
+          if (hub.active()) hub.publish({ _tag: "DefectCaught", provider: self.id, cause })
+          return self.availability(request, now)
+        }
+      }
+      return { ...self, keepsDeadline: false, ...changed, availability: asked }
+    })
 
 /**
  * Joins policies to one. The first is the outermost, so the list reads as a call travels: outside to inside.
