@@ -313,6 +313,9 @@ describe("LlmRequest", () => {
   it("takes an infinite deadline for none, and keeps the earlier end of two", () => {
     assert.isUndefined(LlmRequest.make({ prompt: "Hi", deadline: Duration.infinity }).deadline)
 
+    const past = LlmRequest.make({ prompt: "Hi", deadline: Duration.negativeInfinity })
+    assert.strictEqual(LlmRequest.start(past, 1000).expiresAt, -Infinity)
+
     const started = LlmRequest.start(LlmRequest.make({ prompt: "Hi", deadline: "10 seconds" }), 1000)
     assert.strictEqual(started.expiresAt, 11_000)
     assert.strictEqual(LlmRequest.start({ ...started, deadline: Duration.seconds(1) }, 2000).expiresAt, 3000)

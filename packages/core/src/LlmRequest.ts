@@ -176,7 +176,7 @@ export const make = (input: Input): LlmRequest => {
     toolChoice: input.toolChoice ?? "auto",
     responseFormat: input.responseFormat ?? { type: "text" },
     settings: input.settings ?? {},
-    deadline: deadline !== undefined && Duration.isFinite(deadline) ? deadline : undefined,
+    deadline: deadline !== undefined && Duration.toMillis(deadline) < Infinity ? deadline : undefined,
     scope: input.scope,
     subject: input.subject,
     mayWait: input.mayWait ?? false,
