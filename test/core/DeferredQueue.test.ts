@@ -7,7 +7,7 @@ import {
   LlmUnavailable,
   Policy,
   type Provider,
-  type ResilienceEvent
+  ResilienceEvent
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Duration, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
@@ -739,6 +739,55 @@ describe("DeferredQueue.policy", () => {
 
       assert.deepInclude(yield* Fiber.join(hanging), { _tag: "LlmUnavailable", notQueued: "StoreError" })
       assert.deepInclude(failing, { _tag: "LlmUnavailable", notQueued: "StoreError" })
+    })
+  )
+
+  it.effect("leaves the caller its error, and tells the operator of the cause, when the store or the terms die", () =>
+    Effect.gen(function* () {
+      const memory = yield* DeferredStore.makeMemory
+      const seen = Effect.fnUntraced(function* (
+        insert: DeferredStore.DeferredStore["Service"]["insert"],
+        terms?: () => DeferredQueue.Terms
+      ) {
+        const hub = ResilienceEvent.makeHub()
+        const causes: Array<unknown> = []
+        yield* hub.listen((event) => {
+          if (event._tag === "DeferredStoreFailed") causes.push(event.cause)
+        })
+        const store = Layer.succeed(DeferredStore.DeferredStore, { ...memory, insert })
+        const provider = yield* ScriptedProvider.make({ script: [fail("Authentication")] })
+        const around = DeferredQueue.policy({ work: "elsewhere", terms })
+        const { generate } = yield* LlmResilience.make({ hub, around, steps: [{ provider }] }).pipe(
+          Effect.provide(Layer.provide(DeferredQueue.layer(), store))
+        )
+        const error = yield* Effect.flip(generate(asking("Hi")))
+        return [error._tag === "LlmUnavailable" && error.notQueued, causes]
+      })
+      const failing = () => Effect.fail(new DeferredStore.StoreError({ operation: "insert", cause: "disk full" }))
+
+      assert.deepStrictEqual(yield* seen(failing), ["StoreError", ["disk full"]])
+      assert.deepStrictEqual(yield* seen(() => Effect.die("driver")), ["StoreError", ["driver"]])
+      assert.deepStrictEqual(yield* seen(memory.insert, () => ({ priority: 0.5 })), [
+        "StoreError",
+        [new RangeError("DeferredQueue.accept: priority must be an integer, got 0.5")]
+      ])
+    })
+  )
+
+  it.effect("goes on working when the store dies once", () =>
+    Effect.gen(function* () {
+      const memory = yield* DeferredStore.makeMemory
+      let claims = 0
+      const claim: typeof memory.claim = (options) =>
+        Effect.suspend(() => (claims++ === 0 ? Effect.die("driver") : memory.claim(options)))
+      const queue = yield* DeferredQueue.make().pipe(
+        Effect.provideService(DeferredStore.DeferredStore, { ...memory, claim })
+      )
+      yield* Effect.forkChild(queue.workOff(yield* echo()))
+      const ticket = yield* queue.accept(asking("a"))
+      yield* wait("5 seconds")
+
+      assert.strictEqual(answeredText(yield* queue.status(ticket)), "answer to a")
     })
   )
 

@@ -308,6 +308,13 @@ export const make = <R = never>(
     const storeFailed = ({ cause, operation }: DeferredStore.StoreError): Effect.Effect<void> =>
       Effect.sync(() => publish(() => ({ _tag: "DeferredStoreFailed", operation, cause })))
 
+    // A worker that ends would leave the queue to nobody, so it outlives what its store dies of.
+    const surviving = <A>(work: Effect.Effect<A, DeferredStore.StoreError>, otherwise: A): Effect.Effect<A> =>
+      work.pipe(
+        Effect.catchDefect(dying("work")),
+        Effect.catch((error) => Effect.as(storeFailed(error), otherwise))
+      )
+
     // Asks for one entry and writes down what came of it. Returns whether the chain is well, as far as this one tells.
     const ask = (provider: Provider, row: DeferredStore.Row): Effect.Effect<Health> =>
       Effect.gen(function* () {
@@ -468,15 +475,15 @@ export const make = <R = never>(
             return row === undefined ? poll : 0
           })
 
-          const beat = Effect.suspend(() => store.renew({ owner, leaseUntil: wall(clock) + lease })).pipe(
-            Effect.catch(storeFailed)
+          const beat = surviving(
+            Effect.suspend(() => store.renew({ owner, leaseUntil: wall(clock) + lease })),
+            undefined
           )
           yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lease / 3), beat)))
           if (handler !== undefined) yield* Effect.forkScoped(deliver(owner, handler))
           return yield* Effect.forever(
-            Effect.flatMap(
-              Effect.catch(turn, (error) => Effect.as(storeFailed(error), poll)),
-              (millis) => (millis === 0 ? Effect.void : Effect.timeoutOption(Queue.take(bell), millis))
+            Effect.flatMap(surviving(turn, poll), (millis) =>
+              millis === 0 ? Effect.void : Effect.timeoutOption(Queue.take(bell), millis)
             )
           )
         })
@@ -500,9 +507,8 @@ export const make = <R = never>(
             return true
           })
           return yield* Effect.forever(
-            Effect.flatMap(
-              Effect.catch(next, (error) => Effect.as(storeFailed(error), false)),
-              (more) => (more ? Effect.void : Effect.timeoutOption(Queue.take(bell), poll))
+            Effect.flatMap(surviving(next, false), (more) =>
+              more ? Effect.void : Effect.timeoutOption(Queue.take(bell), poll)
             )
           )
         })
@@ -558,6 +564,8 @@ export const make = <R = never>(
       expiresAfter
     })
   })
+
+const dying = (operation: string) => (cause: unknown) => Effect.fail(new DeferredStore.StoreError({ operation, cause }))
 
 const positive = (name: string, value: number): number => {
   if (Number.isFinite(value) && value > 0) return value
@@ -742,9 +750,16 @@ export const policy = (options?: PolicyOptions): Policy.Policy<DeferredQueue> =>
       const translate = yield* Notice.translator
       if (options?.work !== "elsewhere") yield* Effect.forkScoped(queue.workOff(self))
 
-      const refused = (request: LlmRequest.LlmRequest, error: LlmUnavailable, reason: Refusal["_tag"]) =>
+      const refused = (request: LlmRequest.LlmRequest, error: LlmUnavailable, refusal: Refusal) =>
         Effect.suspend(() => {
-          if (hub.active()) hub.publish({ _tag: "DeferralRefused", request: request.id, reason })
+          const reason = refusal._tag
+          if (hub.active()) {
+            if (reason === "StoreError") {
+              const { cause, operation } = refusal
+              hub.publish({ _tag: "DeferredStoreFailed", operation, cause })
+            }
+            hub.publish({ _tag: "DeferralRefused", request: request.id, reason })
+          }
           return Effect.fail(stackless(() => new LlmUnavailable({ ...fieldsOf(error), notQueued: reason })))
         })
 
@@ -752,10 +767,14 @@ export const policy = (options?: PolicyOptions): Policy.Policy<DeferredQueue> =>
         if (error._tag !== "LlmUnavailable" || request.stepsLeft > 0 || isHopeless(error)) return Effect.fail(error)
         // A queue within this one may have taken it.
         if (error.notice._tag === "Queued") return Effect.fail(error)
-        const terms = options?.terms?.(request)
-        return Effect.matchEffect(within(queue.accept(request, terms), acceptWithin, storeTooSlow, 0), {
-          onFailure: (refusal) => refused(request, error, refusal._tag),
-          onSuccess: (ticket) => {
+        const accepted = Effect.suspend(() => {
+          const terms = options?.terms?.(request)
+          const accepting = within(queue.accept(request, terms), acceptWithin, storeTooSlow, 0)
+          return Effect.map(accepting, (ticket) => ({ ticket, terms }))
+        })
+        return Effect.matchEffect(Effect.catchDefect(accepted, dying("insert")), {
+          onFailure: (refusal) => refused(request, error, refusal),
+          onSuccess: ({ terms, ticket }) => {
             if (hub.active()) hub.publish({ _tag: "Deferred", request: request.id, ticket })
             const expiresAfter = Duration.fromInputUnsafe(terms?.expiresAfter ?? queue.expiresAfter)
             const facts = { _tag: "Queued" as const, ticket, expiresAfter }
