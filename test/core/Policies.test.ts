@@ -140,6 +140,24 @@ describe("Provider.make", () => {
     })
   )
 
+  it.effect("takes what is no count of tokens for not told", () =>
+    Effect.gen(function* () {
+      const content = LlmResponse.textContent("Hi", {
+        usage: {
+          inputTokens: { total: 3, cacheRead: Infinity },
+          outputTokens: { total: NaN, text: -1, reasoning: undefined }
+        }
+      })
+      const counted = { inputTokens: { total: 3 }, outputTokens: { reasoning: undefined } }
+      const whole = Provider.make({ id: "p", model: "m", generate: () => Effect.succeed({ content }) })
+      const streaming = Provider.make({ id: "p", model: "m", stream: () => whole.stream(request) })
+      const finish = (yield* Stream.runCollect(streaming.stream(request))).at(-1)
+
+      assert.deepStrictEqual((yield* whole.generate(request)).usage, counted)
+      assert.deepStrictEqual(finish?.type === "finish" && finish.usage, counted)
+    })
+  )
+
   it.effect("does not wait for the connection to close once the answer is finished", () =>
     Effect.gen(function* () {
       const provider = Provider.make({

@@ -301,6 +301,18 @@ describe("RateLimit", () => {
     })
   )
 
+  it.effect("keeps its limit although a provider reports tokens that are no number", () =>
+    Effect.gen(function* () {
+      const usage = { inputTokens: { total: 10 }, outputTokens: { total: NaN } }
+      const content = LlmResponse.textContent("ok", { usage })
+      const provider = Provider.make({ id: "p", model: "m", generate: () => Effect.succeed({ content }) })
+      const self = yield* RateLimit.policy({ tokensPerMinute: 1000, outputTokens: 100, maxWait: 0 })(provider)
+      const outcomes = yield* Effect.forEach(Array.from({ length: 12 }), () => Effect.isSuccess(self.generate(request)))
+
+      assert.strictEqual(outcomes.filter((passed) => passed).length, 9)
+    })
+  )
+
   it.effect("makes a chain ask the next step at once, and tells when the first is back", () =>
     Effect.gen(function* () {
       const { call, self } = yield* guarded({ requestsPerMinute: 60 })

@@ -161,7 +161,7 @@ export const Provider: Context.Service<Provider, Provider> = Context.Service("@l
  * **Details**
  *
  * Give `generate`, `stream`, or both. From `stream` alone, `generate` collects the stream; from `generate` alone, or for a model that
- * cannot stream, `stream` replays the whole answer as parts. `capabilities` default to unknown.
+ * cannot stream, `stream` replays the whole answer as parts. `capabilities` default to unknown. Tokens of the usage that are NaN, negative or endless count as not told.
  *
  * **Example** (A provider that is always up)
  *
@@ -197,12 +197,11 @@ export const make = (
   const { id, model } = options
   if (id === "") throw new RangeError("Provider.make: id must not be empty")
   const served = LlmResponse.servedBy(options)
-  const respond = ({ content, limits }: Answer) =>
-    LlmResponse.make({
-      content: content.at(-1)?.type === "finish" ? content : [...content, unfinished],
-      limits,
-      served
-    })
+  const respond = ({ content, limits }: Answer) => {
+    const last = content.at(-1)
+    const ended = last?.type === "finish" ? withLast(content, last, counted(last)) : [...content, unfinished]
+    return LlmResponse.make({ content: ended, limits, served })
+  }
   const generate = options.generate
   const replayed = generate !== undefined && options.capabilities?.streaming === false
   const stream = options.stream === undefined || replayed ? undefined : complete(id, options.stream)
@@ -230,6 +229,26 @@ export const make = (
     circuits: new Map()
   }
 }
+
+const withLast = <A>(all: ReadonlyArray<A>, last: A, replaced: A): ReadonlyArray<A> =>
+  replaced === last ? all : [...all.slice(0, -1), replaced]
+
+// What is no number of tokens was not told: it would make NaN of every limit, price and metric that it is added to, for good.
+const counted = (finish: Response.FinishPartEncoded): Response.FinishPartEncoded => {
+  const { inputTokens, outputTokens } = finish.usage
+  return countsOnly(inputTokens) && countsOnly(outputTokens)
+    ? finish
+    : { ...finish, usage: { inputTokens: onlyCounts(inputTokens), outputTokens: onlyCounts(outputTokens) } }
+}
+
+type Counts = Readonly<Record<string, number | undefined>>
+
+const isCount = (tokens: number | undefined): boolean => tokens === undefined || (tokens >= 0 && tokens < Infinity)
+
+const countsOnly = (counts: Counts): boolean => Object.values(counts).every(isCount)
+
+const onlyCounts = (counts: Counts): Counts =>
+  Object.fromEntries(Object.entries(counts).filter(([, tokens]) => isCount(tokens)))
 
 const unfinished = { type: "finish", reason: "unknown", usage: LlmResponse.unknownUsage } as const
 
@@ -295,10 +314,10 @@ const complete =
             Pull.catchDone(pull, () => cut),
             (parts) => {
               const end = parts.findIndex((part) => part.type === "finish")
-              if (end === -1) return parts
+              const last = parts[end]
+              if (last?.type !== "finish") return parts
               finished = true
-              const kept = parts.slice(0, end + 1)
-              return Arr.isReadonlyArrayNonEmpty(kept) ? kept : parts
+              return Arr.append(parts.slice(0, end), counted(last))
             }
           )
           // Once it is finished, nobody waits for the connection to close.
