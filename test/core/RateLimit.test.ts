@@ -365,6 +365,48 @@ describe("RateLimit", () => {
     })
   )
 
+  it.effect("leaves a store alone for a while that failed three times in a row", () =>
+    Effect.gen(function* () {
+      const memory = RateLimitStore.makeMemory()
+      let asked = 0
+      let up = false
+      const take: typeof memory.take = (...args) =>
+        Effect.suspend(() => {
+          asked++
+          return up ? memory.take(...args) : Effect.never
+        })
+      const provider = yield* ScriptedProvider.make({ script: [ok] })
+      const self = yield* RateLimit.policyStored({ requestsPerMinute: 60 })(provider).pipe(
+        Effect.provideService(RateLimitStore.RateLimitStore, { ...memory, take })
+      )
+      const took = Effect.gen(function* () {
+        const fiber = yield* Effect.forkChild(Effect.timed(self.generate(request)), { startImmediately: true })
+        yield* TestClock.adjust("250 millis")
+        const [duration] = yield* Fiber.join(fiber)
+        return [Duration.toMillis(duration), asked]
+      })
+
+      assert.deepStrictEqual(yield* Effect.all([took, took, took, took]), [
+        [250, 1],
+        [250, 2],
+        [250, 3],
+        [0, 3]
+      ])
+      assert.deepStrictEqual((yield* self.status)[0]?.limits, undefined)
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* Effect.all([took, took]), [
+        [250, 4],
+        [0, 4]
+      ])
+      up = true
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* Effect.all([took, took]), [
+        [0, 5],
+        [0, 6]
+      ])
+    })
+  )
+
   it.effect("shares one limit between the providers that it guards", () =>
     Effect.gen(function* () {
       const [one, two] = yield* Effect.forEach(["one", "two"], (id) =>

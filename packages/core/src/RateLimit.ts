@@ -38,11 +38,14 @@
  * @since 0.1.0
  */
 import type { Prompt } from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import { monotonic } from "./internal/monotonic.ts"
 import { within } from "./internal/within.ts"
 import type { LlmRequest } from "./LlmRequest.ts"
 import type { Limit, Limits } from "./LlmResponse.ts"
@@ -84,7 +87,8 @@ export const RateLimit: Context.Service<RateLimit, RateLimit> = Context.Service(
  * - `maxWait`: how long a call may wait. By default 1 s when no other step is left, and else not at all.
  * - `outputTokens`: what an answer is expected to take when the request sets no `maxOutputTokens`, 500 by default.
  * - `estimate`: your own estimate. By default four characters are a token, a file is 1000 and a tool 100, and the answer takes all that it may.
- * - `storeWithin`: how long a store outside of this process may take, 250 ms by default; then the call passes.
+ * - `storeWithin`: how long a store outside of this process may take, 250 ms by default; then the call passes. After three failures in a row all
+ *   calls pass for 10 s without asking it.
  *
  * @category models
  * @since 0.1.0
@@ -235,18 +239,40 @@ const build = (
       return Math.max(0, Math.min(most, expiresAt - now, commitBy - now))
     }
 
-    const asked = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E | "late"> =>
-      within(Effect.interruptible(effect), storeWithin, () => Effect.fail("late" as const), 0)
+    // Asks a store elsewhere, for as long as it may take. One that fails every time would cost every call as long, so it is left alone for a while.
+    let failures = 0
+    let restsUntil = -Infinity
+    const rests = (clock: Clock.Clock): boolean => monotonic(clock) < restsUntil
+    const asked = <A>(
+      operation: "take" | "give",
+      effect: Effect.Effect<A, RateLimitStore.RateLimitStoreError>
+    ): Effect.Effect<A, RateLimitStore.RateLimitStoreError> =>
+      Clock.clockWith((clock) =>
+        within(Effect.interruptible(effect), storeWithin, tooLate(operation), 0).pipe(
+          Effect.tap(() => {
+            failures = 0
+            return Effect.void
+          }),
+          Effect.tapCause(() => {
+            if (++failures >= 3) restsUntil = monotonic(clock) + storeRest
+            return Effect.void
+          })
+        )
+      )
 
-    const report = (provider: string, operation: "take" | "give") => (cause: unknown) => {
-      if (hub.active()) hub.publish({ _tag: "LimitStoreFailed", provider, operation, cause })
+    const report = (provider: string, operation: "take" | "give") => (cause: Cause.Cause<unknown>) => {
+      if (hub.active()) hub.publish({ _tag: "LimitStoreFailed", provider, operation, cause: Cause.squash(cause) })
       return Effect.void
     }
 
     // What is told after a call delays nobody.
-    const tell = (provider: string, effect: Effect.Effect<void, unknown>): Effect.Effect<void> => {
-      const told = Effect.catchCause(isLocal ? effect : asked(effect), report(provider, "give"))
-      return isLocal ? told : Effect.asVoid(Effect.forkDetach(told))
+    const tell = (
+      provider: string,
+      effect: Effect.Effect<void, RateLimitStore.RateLimitStoreError>
+    ): Effect.Effect<void> => {
+      if (isLocal) return Effect.catchCause(effect, report(provider, "give"))
+      const told = Effect.catchCause(asked("give", effect), report(provider, "give"))
+      return Clock.clockWith((clock) => (rests(clock) ? Effect.void : Effect.asVoid(Effect.forkDetach(told))))
     }
 
     const admit = (self: Provider, request: LlmRequest, now: number): Effect.Effect<Ticket, Failure> => {
@@ -254,9 +280,11 @@ const build = (
       const parts = findsOut(request) ? none : partsOf(1, cost)
       const ticket: Ticket = { ...cost, request, parts, marks: noMarks }
       if (parts.length === 0) return Effect.succeed(ticket)
+      const passes: Ticket = { ...ticket, parts: undefined }
+      if (now < restsUntil) return Effect.succeed(passes)
       const taking = store.take(key, parts, patienceOf(request, now))
-      return Effect.matchCauseEffect(isLocal ? taking : asked(taking), {
-        onFailure: (cause) => Effect.as(report(self.id, "take")(cause), { ...ticket, parts: undefined }),
+      return Effect.matchCauseEffect(isLocal ? taking : asked("take", taking), {
+        onFailure: (cause) => Effect.as(report(self.id, "take")(cause), passes),
         onSuccess: ({ by, marks, taken, wait }) => {
           if (!taken) return refuse(self, wait)
           const admitted = marks.length === 0 ? ticket : { ...ticket, marks }
@@ -312,11 +340,12 @@ const build = (
         { discard: true }
       )
 
-    const state: Effect.Effect<Limits> = Effect.suspend(() => {
+    const state: Effect.Effect<Limits> = Clock.clockWith((clock) => {
+      if (rests(clock)) return Effect.succeed({})
       const parts = partsOf(0, nothing)
       const looked = store.take(key, parts, 0)
       return Effect.catchCause(
-        Effect.map(isLocal ? looked : asked(looked), ({ left: inOrder }) => {
+        Effect.map(isLocal ? looked : asked("take", looked), ({ left: inOrder }) => {
           const left = new Map(parts.map((part, index) => [part.name, inOrder[index]] as const))
           const limits: { -readonly [name in keyof Limits]: Limit } = {}
           for (const name of reported) {
@@ -355,6 +384,11 @@ const build = (
       })
     }
   })
+
+const storeRest = 10_000
+
+const tooLate = (operation: "take" | "give") => () =>
+  Effect.fail(new RateLimitStore.RateLimitStoreError({ operation, cause: "It took too long" }))
 
 const none: ReadonlyArray<RateLimitStore.Part> = []
 
