@@ -28,6 +28,13 @@ holds<Equals<typeof mixed, Layer.Layer<LlmResilience.LlmResilience, Config.Confi
 // @ts-expect-error a chain has at least one step
 Service.layer({ steps: [] })
 
+// @ts-expect-error a misspelt option of a step would be ignored
+Service.layer({ steps: [{ provider: plain, priorty: 1 }] })
+
+declare const steps: readonly [Service.Step, ...ReadonlyArray<Service.Step>]
+holds<Equals<ReturnType<typeof fromSteps>, Layer.Layer<LlmResilience.LlmResilience>>>()
+const fromSteps = () => Service.layer({ steps })
+
 // The error channel is closed: an application can name all of it.
 type Failure =
   | ProviderError.Timeout

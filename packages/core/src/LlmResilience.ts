@@ -433,14 +433,15 @@ const priorityOf = (priority: number | undefined, index: number): number => {
  * @since 0.1.0
  */
 export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown, unknown>>, R = never>(
-  options: Options<R> & { readonly steps: Steps }
+  options: Options<R> & { readonly steps: Steps & NothingElse<Steps> }
 ): Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]> | Exclude<R, Scope.Scope>> =>
   Layer.effect(
     LlmResilience,
     Effect.gen(function* () {
       const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
       // The steps are built with the hub in place, so that a chain within a step publishes to it as well.
-      const steps = yield* Effect.forEach(options.steps, (step) =>
+      const given: Steps = options.steps
+      const steps = yield* Effect.forEach(given, (step) =>
         Effect.map(Layer.build(step.provider), (context) => ({
           ...step,
           provider: Context.get(context, Provider.Provider)
@@ -451,6 +452,10 @@ export const layer = <const Steps extends Arr.NonEmptyReadonlyArray<Step<unknown
     // The steps are a tuple of unlike layers; their errors and needs are gathered in the type of `layer`.
   ) as Layer.Layer<LlmResilience, ErrorOf<Steps[number]>, ServicesOf<Steps[number]> | Exclude<R, Scope.Scope>>
 
+// What is inferred is not checked for names that mean nothing.
+type NothingElse<Steps> = {
+  readonly [I in keyof Steps]: { readonly [K in Exclude<keyof Steps[I], keyof Step>]: never }
+}
 type ErrorOf<S> = S extends Step<infer E, unknown> ? E : never
 type ServicesOf<S> = S extends Step<unknown, infer R> ? R : never
 
