@@ -626,7 +626,7 @@ describe("Fallback", () => {
 
       assert.strictEqual(
         messageOf(yield* Effect.exit(Fallback.make([a, a]))),
-        'Fallback.make: two steps have the id "a"; ids must be unique'
+        'Fallback.make: two steps have the id "a"; give each provider an id of its own'
       )
       assert.strictEqual(
         messageOf(yield* Effect.exit(Fallback.make([a], { share: 0 }))),

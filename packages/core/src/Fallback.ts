@@ -162,7 +162,8 @@ export const make: (
   const placed = providers.map((step, index) => ("provider" in step ? step : { provider: step, priority: index }))
   const names = placed.map(({ provider }) => provider.id)
   const twice = names.find((name, index) => names.indexOf(name) !== index)
-  if (twice !== undefined) throw new RangeError(`Fallback.make: two steps have the id "${twice}"; ids must be unique`)
+  if (twice !== undefined)
+    throw new RangeError(`Fallback.make: two steps have the id "${twice}"; give each provider an id of its own`)
 
   const table = yield* Decision.CurrentTable
   const hub = yield* ResilienceEvent.CurrentHub
