@@ -356,6 +356,16 @@ describe("Notice", () => {
 })
 
 describe("errors", () => {
+  it("send nobody away for ever, or into the past", () => {
+    const after = (retryAfter: Duration.Duration) => {
+      const error = LlmUnavailable.make([], { retryAfter })
+      return [error.retryAfter, error.suggestion]
+    }
+
+    assert.deepStrictEqual(after(Duration.infinity), [undefined, "Try again later."])
+    assert.deepStrictEqual(after(Duration.seconds(-5)), [Duration.zero, "Try again in 1 second."])
+  })
+
   it.effect("survive being encoded, for queues and remote callers", () =>
     Effect.gen(function* () {
       const error = LlmUnavailable.make([

@@ -43,7 +43,7 @@ export class LlmUnavailable extends Schema.TaggedError<LlmUnavailable>("@llm-res
  *
  * **Details**
  *
- * `retryAfter` is read from the attempts unless given.
+ * `retryAfter` is read from the attempts unless given. One that never ends is none.
  *
  * @category constructors
  * @since 0.1.0
@@ -55,7 +55,8 @@ export const make = (
     readonly translate?: ((facts: Notice.Facts) => string) | undefined
   }
 ): LlmUnavailable => {
-  const retryAfter = options?.retryAfter ?? soonest(attempts)
+  const asked = options?.retryAfter ?? soonest(attempts)
+  const retryAfter = asked !== undefined && Duration.isFinite(asked) ? Duration.max(asked, Duration.zero) : undefined
   const facts = { _tag: "Unavailable" as const, ...(retryAfter === undefined ? {} : { retryAfter }) }
   const tooLong = attempts.some(
     (attempt) => attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
