@@ -413,7 +413,55 @@ describe("Circuit", () => {
     const probing = Circuit.restore(rules, Circuit.snapshot(circuit.state(), 1000), 5000)
     assert.isUndefined(Circuit.peek(rules, probing, usual, 5000))
   })
+
+  it("keeps an isolation without an end through a file", () => {
+    const rules = settings()
+    const circuit = drive(rules)
+    circuit.apply({ _tag: "Isolate", because: "incident 42", duration: Infinity }, 0)
+    const isolated = Circuit.restore(rules, written(Circuit.snapshot(circuit.state(), 0)), 5000)
+
+    assert.deepStrictEqual(Circuit.peek(rules, isolated, usual, 1e12), { _tag: "Isolated", because: "incident 42" })
+  })
+
+  it("forgets restored counts as fast as others, whatever the clock of the new process says", () => {
+    const rules = settings({ trip: rate({ millis: 1000, minimumCalls: 10 }) })
+    const circuit = drive(rules)
+    circuit.call("failure", 1_000_150)
+    circuit.call("failure", 1_000_950)
+    const kept = Circuit.snapshot(circuit.state(), 1_000_950)
+
+    const restored = Circuit.restore(rules, kept, 50)
+    const after = (now: number) => {
+      const [state] = Circuit.step(rules, restored, successOf(restored), now)
+      return state._tag === "Closed" && Circuit.totals(state.tally)
+    }
+    assert.deepStrictEqual(after(150), { calls: 3, failed: 2, slow: 0 })
+    assert.deepStrictEqual(after(250), { calls: 2, failed: 1, slow: 0 })
+    assert.deepStrictEqual(after(1050), { calls: 1, failed: 0, slow: 0 })
+  })
+
+  it("restores the newest calls of a window whose size is another now", () => {
+    const sized = (size: number) => settings({ trip: rate({ size, minimumCalls: size, failureRate: 1 }) })
+    const circuit = drive(sized(4))
+    for (const verdict of ["failure", "success", "failure", "failure", "success", "failure"] as const)
+      circuit.call(verdict, 0)
+    const kept = Circuit.snapshot(circuit.state(), 0)
+    const totals = (size: number, successes: number) => {
+      let state = Circuit.restore(sized(size), kept, 0)
+      for (let calls = 0; calls < successes; calls++) state = Circuit.step(sized(size), state, successOf(state), 0)[0]
+      return state._tag === "Closed" && Circuit.totals(state.tally)
+    }
+
+    assert.deepStrictEqual(totals(3, 0), { calls: 3, failed: 2, slow: 0 })
+    assert.deepStrictEqual(totals(3, 1), { calls: 3, failed: 1, slow: 0 })
+    assert.deepStrictEqual(totals(6, 1), { calls: 5, failed: 3, slow: 0 })
+    assert.deepStrictEqual(totals(6, 4), { calls: 6, failed: 1, slow: 0 })
+  })
 })
+
+/** What is left of a snapshot that was kept as JSON. */
+const written = (snapshot: Circuit.Snapshot): Circuit.Snapshot =>
+  JSON.parse(JSON.stringify(snapshot)) as Circuit.Snapshot
 
 const usual: Circuit.Urgency = { lastResort: false, insists: false }
 
@@ -421,6 +469,14 @@ const failureOf = (state: Circuit.State): Circuit.Event => ({
   _tag: "Record",
   admission: { number: 0, generation: state.generation, lease: undefined, ramped: false },
   verdict: "failure",
+  duration: 0,
+  retryAfter: 0
+})
+
+const successOf = (state: Circuit.State): Circuit.Event => ({
+  _tag: "Record",
+  admission: { number: 0, generation: state.generation, lease: undefined, ramped: false },
+  verdict: "success",
   duration: 0,
   retryAfter: 0
 })

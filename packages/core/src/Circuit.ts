@@ -558,15 +558,16 @@ export const totals = (tally: Tally): { readonly calls: number; readonly failed:
 }
 
 /**
- * A state that can outlive its process: times are what is left of them.
+ * A state that can outlive its process, as JSON too: times are what is left of them. `at` is when the snapshot was taken, on the clock by which the
+ * window is counted. An isolation without an end has nothing `remaining`.
  *
  * @category models
  * @since 0.1.0
  */
 export type Snapshot =
-  | { readonly _tag: "Closed"; readonly tally: Tally }
+  | { readonly _tag: "Closed"; readonly tally: Tally; readonly at: number }
   | { readonly _tag: "Open"; readonly remaining: number; readonly openings: number }
-  | { readonly _tag: "Isolated"; readonly remaining: number; readonly because: string }
+  | { readonly _tag: "Isolated"; readonly remaining?: number | undefined; readonly because: string }
 
 /**
  * Takes a snapshot. A half-open circuit is kept as open with no time left, because its probes do not survive.
@@ -580,32 +581,60 @@ export const snapshot = (state: State, now: number): Snapshot => {
       // The calls of another process are numbered anew.
       return {
         _tag: "Closed",
-        tally: state.tally._tag === "Streak" ? { ...state.tally, runs: [], succeeded: -1 } : state.tally
+        tally: state.tally._tag === "Streak" ? { ...state.tally, runs: [], succeeded: -1 } : state.tally,
+        at: now
       }
     case "Open":
       return { _tag: "Open", remaining: Math.max(0, state.until - now), openings: state.openings }
     case "HalfOpen":
       return { _tag: "Open", remaining: 0, openings: state.openings }
     case "Isolated":
-      return { _tag: "Isolated", remaining: Math.max(0, state.until - now), because: state.because }
+      return {
+        _tag: "Isolated",
+        because: state.because,
+        ...(state.until === Infinity ? {} : { remaining: Math.max(0, state.until - now) })
+      }
   }
 }
 
 /**
- * Restores a state from a snapshot. Counts of a window that the trip policy no longer uses are forgotten.
+ * Restores a state from a snapshot. Counts of a window that the trip policy no longer uses are forgotten, and so are the oldest of one that is
+ * smaller now.
  *
  * @category conversions
  * @since 0.1.0
  */
 export const restore = (settings: Settings, kept: Snapshot, now: number): State => {
   switch (kept._tag) {
-    case "Closed": {
-      const empty = emptyTally(settings.trip)
-      return { _tag: "Closed", generation: 0, tally: kept.tally._tag === empty._tag ? kept.tally : empty }
-    }
+    case "Closed":
+      return { _tag: "Closed", generation: 0, tally: adopted(settings.trip, kept, now) }
     case "Open":
       return { _tag: "Open", generation: 0, until: now + kept.remaining, openings: kept.openings, openedAt: now }
     case "Isolated":
-      return { _tag: "Isolated", generation: 0, until: now + kept.remaining, because: kept.because }
+      return { _tag: "Isolated", generation: 0, until: now + (kept.remaining ?? Infinity), because: kept.because }
   }
+}
+
+const adopted = (trip: Trip, { at, tally }: Extract<Snapshot, { readonly _tag: "Closed" }>, now: number): Tally => {
+  const empty = emptyTally(trip)
+  if (tally._tag !== empty._tag) return empty
+  if (tally._tag === "Ring" && trip._tag === "Rate" && trip.window._tag === "Count") {
+    const oldestFirst = [...tally.marks.slice(tally.next), ...tally.marks.slice(0, tally.next)]
+    return oldestFirst
+      .slice(-trip.window.size)
+      .reduce((tally, { failed, slow }) => count(trip, tally, 0, failed, slow, now), empty)
+  }
+  if (tally._tag === "Buckets" && trip._tag === "Rate" && trip.window._tag === "Time") {
+    const { buckets, millis } = trip.window
+    // The clock of this process began at another moment.
+    const indexOf = (time: number): number => Math.floor(time / (millis / buckets))
+    const newest = indexOf(at)
+    return {
+      _tag: "Buckets",
+      buckets: tally.buckets
+        .filter((bucket) => bucket.index <= newest && bucket.index > newest - buckets)
+        .map((bucket) => ({ ...bucket, index: bucket.index - newest + indexOf(now) }))
+    }
+  }
+  return tally
 }
