@@ -285,5 +285,31 @@ describe("Timeouts", () => {
         }
       }).pipe(Random.withSeed("bells"))
     )
+
+    it.effect("end in groups, a little late, where thousands hang, because whoever wakes looks at all of them", () =>
+      Effect.gen(function* () {
+        const inner = yield* Clock.Clock
+        let sleeps = 0
+        const sleep: Clock.Clock["sleep"] = (duration) => {
+          sleeps++
+          return inner.sleep(duration)
+        }
+        const clock: Clock.Clock = Object.create(inner, { sleep: { value: sleep } })
+        const { self } = yield* bounded([ScriptedProvider.hang], { attempt: Infinity })
+        const callers = yield* Effect.forEach(Array.from({ length: 4000 }), (_, index) => {
+          const call = Effect.exit(self.generate({ ...request, deadline: Duration.millis(30_000 + index) }))
+          return Effect.forkChild(
+            Effect.andThen(Effect.provideService(call, Clock.Clock, clock), Clock.currentTimeMillis),
+            { startImmediately: true }
+          )
+        })
+        yield* TestClock.adjust("1 minute")
+        const ended = yield* Effect.forEach(callers, Fiber.join)
+
+        assert.isBelow(sleeps, 3000)
+        const late = ended.map((at, index) => at - 30_000 - index)
+        assert.isTrue(Math.min(...late) > -0.001 && Math.max(...late) < 4)
+      })
+    )
   })
 })

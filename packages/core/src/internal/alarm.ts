@@ -23,6 +23,9 @@ interface Bell {
 // The next call probably comes soon, so the sleeper stays for a moment when nobody needs it; longer would keep a process that is done alive.
 const linger = 250
 
+// From so many bells on, all of them are looked at once in as many milliseconds as there are thousands.
+const crowd = 1000
+
 // Less than a microsecond cannot be slept.
 const tolerance = 0.001
 
@@ -70,7 +73,8 @@ const make = (clock: Clock.Clock, fork: ReturnType<typeof Effect.runForkWith<nev
     }
     wakesAt = Infinity
     for (const { due } of bells) wakesAt = Math.min(wakesAt, due)
-    if (bells.size > 0) sleepUntil(wakesAt, now)
+    // Every waking looks at all bells. Where thousands of calls hang, and time out one after the other, they ring in groups, a little late.
+    if (bells.size > 0) sleepUntil(bells.size < crowd ? wakesAt : Math.max(wakesAt, now + bells.size / crowd), now)
   }
 
   return {
