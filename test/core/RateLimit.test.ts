@@ -301,6 +301,29 @@ describe("RateLimit", () => {
     })
   )
 
+  it.effect("counts four characters a token where an estimate of your own throws or is no number", () =>
+    Effect.gen(function* () {
+      const estimates = [
+        () => {
+          throw new Error("special token")
+        },
+        () => ({ input: NaN, output: 0 }),
+        () => ({ input: -1000, output: 0 }),
+        () => ({ input: Infinity, output: 0 })
+      ]
+      for (const estimate of estimates) {
+        const provider = yield* ScriptedProvider.make({ script: [ok] })
+        const self = yield* RateLimit.policy({ tokensPerMinute: 1000, outputTokens: 99, maxWait: 0, estimate })(
+          provider
+        )
+        const outcomes = yield* Effect.forEach(Array.from({ length: 12 }), () =>
+          Effect.isSuccess(self.generate(request))
+        )
+        assert.strictEqual(outcomes.filter((passed) => passed).length, 10)
+      }
+    })
+  )
+
   it.effect("keeps its limit although a provider reports tokens that are no number", () =>
     Effect.gen(function* () {
       const usage = { inputTokens: { total: 10 }, outputTokens: { total: NaN } }

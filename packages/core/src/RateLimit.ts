@@ -86,7 +86,8 @@ export const RateLimit: Context.Service<RateLimit, RateLimit> = Context.Service(
  * - `requestsPerMinute`, `tokensPerMinute`: limits of your own; none by default. A minute's worth may be used at once.
  * - `maxWait`: how long a call may wait. By default 1 s when no other step is left, and else not at all.
  * - `outputTokens`: what an answer is expected to take when the request sets no `maxOutputTokens`, 500 by default.
- * - `estimate`: your own estimate. By default four characters are a token, a file is 1000 and a tool 100, and the answer takes all that it may.
+ * - `estimate`: your own estimate. By default, and where yours throws or gives what is no count, four characters are a token, a file is 1000 and a
+ *   tool 100, and the answer takes all that it may.
  * - `storeWithin`: how long a store outside of this process may take, 250 ms by default; then the call passes. After three failures in a row all
  *   calls pass for 10 s without asking it.
  *
@@ -157,9 +158,22 @@ const settingsOf = (options: Options | undefined): Settings => {
     requestsPerMinute,
     tokensPerMinute,
     maxWait: options?.maxWait === undefined ? undefined : Duration.toMillis(options.maxWait),
-    estimate: options?.estimate ?? ((request) => estimated(request, outputTokens))
+    estimate: careful(options?.estimate, (request) => estimated(request, outputTokens))
   }
 }
+
+// A tokenizer may throw at a text that it does not like, and one number that is none would end the counting for good.
+const careful = (own: Options["estimate"], usual: Settings["estimate"]): Settings["estimate"] =>
+  own === undefined
+    ? usual
+    : (request) => {
+        try {
+          const { input, output } = own(request)
+          return input >= 0 && output >= 0 && input + output < Infinity ? { input, output } : usual(request)
+        } catch {
+          return usual(request)
+        }
+      }
 
 const estimated = (request: LlmRequest, outputTokens: number): Estimate => ({
   input: 100 * request.tools.length + promptTokens(request.prompt),
