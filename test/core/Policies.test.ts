@@ -328,6 +328,13 @@ describe("LlmRequest", () => {
     )
   })
 
+  it("refuses words that mean nothing: one would pass every bulkhead, the other would be answered by anything similar", () => {
+    const wrong = (input: object) => () => LlmRequest.make({ prompt: "Hi", ...input })
+
+    assert.throws(wrong({ priority: "urgent" }), 'priority must be one of critical, normal, batch, got "urgent"')
+    assert.throws(wrong({ cacheMatch: "fuzzy" }), 'cacheMatch must be one of exact, canonical, similar, got "fuzzy"')
+  })
+
   it("takes an infinite deadline for none, and keeps the earlier end of two", () => {
     assert.isUndefined(LlmRequest.make({ prompt: "Hi", deadline: Duration.infinity }).deadline)
 

@@ -166,7 +166,9 @@ export const make = (input: Input): LlmRequest => {
   if (maxOutputTokens !== undefined && (!Number.isInteger(maxOutputTokens) || maxOutputTokens < 1)) {
     throw new RangeError(`LlmRequest.make: settings.maxOutputTokens must be an integer >= 1, got ${maxOutputTokens}`)
   }
-  const { attempts } = input
+  const { attempts, cacheMatch, priority = "normal" } = input
+  known("priority", priority, priorities)
+  if (cacheMatch !== undefined) known("cacheMatch", cacheMatch, cacheMatches)
   if (attempts !== undefined && (!Number.isInteger(attempts) || attempts < 1)) {
     throw new RangeError(`LlmRequest.make: attempts must be an integer >= 1, got ${attempts}`)
   }
@@ -181,8 +183,8 @@ export const make = (input: Input): LlmRequest => {
     subject: input.subject,
     mayWait: input.mayWait ?? false,
     mayCache: input.mayCache ?? true,
-    cacheMatch: input.cacheMatch,
-    priority: input.priority ?? "normal",
+    cacheMatch,
+    priority,
     attempts,
     id: 0,
     allowance: unlimited,
@@ -192,6 +194,16 @@ export const make = (input: Input): LlmRequest => {
     stepsLeft: 0,
     insists: false,
     lastResort: false
+  }
+}
+
+const priorities: ReadonlyArray<string> = ["critical", "normal", "batch"] satisfies ReadonlyArray<Priority>
+const cacheMatches: ReadonlyArray<string> = ["exact", "canonical", "similar"] satisfies ReadonlyArray<CacheMatch>
+
+// Such a word may have come over the network, where no compiler has looked at it.
+const known = (name: string, word: string, words: ReadonlyArray<string>): void => {
+  if (!words.includes(word)) {
+    throw new RangeError(`LlmRequest.make: ${name} must be one of ${words.join(", ")}, got "${word}"`)
   }
 }
 
