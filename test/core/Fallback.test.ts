@@ -618,6 +618,30 @@ describe("Fallback", () => {
     })
   )
 
+  it.effect(
+    "goes on with another step when a policy dies in the middle of a stream, and says so where nobody can",
+    () =>
+      Effect.gen(function* () {
+        const text = "a circuit breaker stops calling what keeps failing"
+        const buggy = Policy.make((self) => ({
+          stream: (request) =>
+            Stream.map(self.stream(request), (part) => {
+              if (part.type === "text-delta" && part.delta.includes("stops")) throw new Error("bug")
+              return part
+            })
+        }))
+        const primary = yield* Effect.flatMap(scripted("primary", ScriptedProvider.tokens(text)), buggy)
+        const backup = yield* scripted("backup", ScriptedProvider.tokens(text))
+
+        const saved = yield* read((yield* Fallback.make([primary, backup])).stream(request))
+        assert.deepStrictEqual([saved.text, saved.exit._tag], [text, "Success"])
+
+        const alone = yield* read((yield* Fallback.make([primary], { recovery: "fail" })).stream(request))
+        const error = errorOf(alone.exit)
+        assert.deepInclude(error, { _tag: "APIError", provider: "primary", reason: "ServerError" })
+      })
+  )
+
   it.effect("rejects two steps of the same name and a share that is none", () =>
     Effect.gen(function* () {
       const a = yield* scripted("a")

@@ -5,7 +5,7 @@ import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import type { LlmStreamPart, Served } from "../LlmResponse.ts"
 import type { Failure, Provider } from "../Provider.ts"
-import type { ProviderError } from "../ProviderError.ts"
+import * as ProviderError from "../ProviderError.ts"
 import type { Opened } from "./opening.ts"
 import * as Recovery from "./recovery.ts"
 
@@ -27,7 +27,7 @@ export interface Current {
 
 /** A break in the middle of an answer. */
 export interface Break {
-  readonly error: ProviderError
+  readonly error: ProviderError.ProviderError
   readonly emitted: Recovery.Emitted
   readonly current: Current
   readonly round: number
@@ -50,7 +50,7 @@ const maxRounds = 4
 export const recovering = (
   first: Current,
   options: {
-    readonly recoverable: (error: Failure) => error is ProviderError
+    readonly recoverable: (error: Failure) => error is ProviderError.ProviderError
     readonly resume: (found: Break) => Effect.Effect<Resumed | undefined>
   }
 ): Pull.Pull<Parts, Failure> => {
@@ -96,18 +96,21 @@ export const recovering = (
     return Arr.isReadonlyArrayNonEmpty(passed[1]) ? Effect.succeed(emit(passed[1])) : next
   }
 
-  const stopped = (cause: Cause.Cause<Failure | Cause.Done>): Pull.Pull<Parts, Failure> => {
+  const stopped = (found: Cause.Cause<Failure | Cause.Done>): Pull.Pull<Parts, Failure> => {
+    // What dies in the middle is a failure of the step, as it is before the first content.
+    const died = !Cause.hasFails(found) && Cause.hasDies(found)
+    const cause = died ? Cause.fail<Failure>(ProviderError.fromDefect(current.step.id, found)) : found
     const error = cause.reasons.find(Cause.isFailReason)?.error
-    if (error === undefined || Cause.isDone(error) || Cause.hasInterruptsOnly(cause)) return Effect.failCause(cause)
+    if (error === undefined || Cause.isDone(error)) return Effect.failCause(cause)
     if (!options.recoverable(error) || emitted.beyondText || round === maxRounds) {
       return Effect.failCause(firstCause ?? cause)
     }
     round++
     firstCause ??= cause
     tokensBefore += Recovery.estimateTokens(emitted.text.slice(current.spokeFrom))
-    const found: Break = { error, emitted, current, round, tokensBefore }
+    const broken: Break = { error, emitted, current, round, tokensBefore }
     return Effect.flatMap(
-      Effect.andThen(current.opening.close(Exit.fail(error)), options.resume(found)),
+      Effect.andThen(current.opening.close(Exit.fail(error)), options.resume(broken)),
       (resumed): Pull.Pull<Parts, Failure> => {
         if (resumed === undefined) return Effect.failCause(firstCause ?? cause)
         current = resumed.current
