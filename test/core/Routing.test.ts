@@ -8,6 +8,7 @@ import {
   LlmResponse,
   Provider,
   ProviderError,
+  ResilienceEvent,
   Routing
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
@@ -258,6 +259,34 @@ describe("A chain with equal priorities", () => {
       assert.deepStrictEqual(open, ["from the other", "from the other", "from the other"])
       assert.include(back, "one is back")
     }).pipe(Effect.scoped)
+  )
+
+  it.effect("answers in the order in which it is written when a strategy or a key throws, and says so", () =>
+    Effect.gen(function* () {
+      const bug = (): never => {
+        throw new Error("no scope")
+      }
+      for (const routing of [{ strategy: bug }, { sticky: bug }]) {
+        const seen: Array<string> = []
+        const hub = ResilienceEvent.makeHub()
+        yield* hub.listen((event) => seen.push(event._tag))
+        const steps = yield* Effect.forEach(["a", "b"], (id) =>
+          Effect.map(ScriptedProvider.make({ id, script: [ScriptedProvider.answer(id)] }), (provider) => ({
+            provider,
+            priority: 0
+          }))
+        )
+        const [first, second] = steps
+        assert.isDefined(first)
+        assert.isDefined(second)
+        const chain = yield* Fallback.make([first, second], { routing }).pipe(
+          Effect.provideService(ResilienceEvent.CurrentHub, hub)
+        )
+
+        assert.strictEqual((yield* chain.generate(request)).served.provider, "a")
+        assert.include(seen, "DefectCaught")
+      }
+    })
   )
 
   it.effect("asks an equal before a backup, and only the backup is one", () =>

@@ -154,6 +154,7 @@ export const make: (
   providers: Arr.NonEmptyReadonlyArray<Provider | Step>,
   options?: Options
 ) => Effect.Effect<Provider, never, Scope.Scope> = Effect.fnUntraced(function* (providers, options) {
+  const id = options?.id ?? "fallback"
   const share = options?.share ?? 2 / 3
   const minimumTime = Duration.toMillis(options?.minimumTime ?? "100 millis")
   const lastResortEvery = Duration.toMillis(options?.lastResortEvery ?? "1 second")
@@ -185,9 +186,18 @@ export const make: (
       : Effect.map(Vitals.make(), (vitals) => ({ ...member, provider: vitals.guard(member.provider) }))
   )
   const steps = comparable.toSorted((left, right) => left.priority - right.priority).map(({ provider }) => provider)
+  const route = Routing.make(comparable, options?.routing)
   const chain: Chain = {
     steps,
-    ordered: Routing.make(comparable, options?.routing),
+    // A strategy or a key of the user that throws costs the order, not the answer.
+    ordered: (request, method, now) => {
+      try {
+        return route(request, method, now)
+      } catch (cause) {
+        if (hub.active()) hub.publish({ _tag: "DefectCaught", provider: id, cause })
+        return steps
+      }
+    },
     share,
     minimumTime,
     lastResortEvery,
@@ -217,7 +227,7 @@ export const make: (
   const takeOver = takeover(chain, options?.recovery ?? "continue", serve)
 
   const self: Provider = {
-    id: options?.id ?? "fallback",
+    id,
     model: steps.map((step) => step.model).join(" | "),
     capabilities: {},
     keepsDeadline: true,

@@ -61,7 +61,7 @@ interface OfProvider {
  *   one that was turned away says nothing, its verdict is `none`.
  * - `CircuitChanged`, `CooledDown`, `Isolated`: a provider's state changed for all requests.
  * - `ChaosInjected`: a test or a drill made this fault happen on purpose.
- * - `DefectCaught`: code around a provider (a judge of its output) died; `cause` is for its author. A defect of the provider itself is an
+ * - `DefectCaught`: code around a provider (a judge of its output, a routing strategy) died; `cause` is for its author. A defect of the provider itself is an
  *   `AttemptFailed` whose error carries it.
  * - `CacheHit`, `CacheMissed`: the emergency cache was asked and had, or had not, an answer. `CacheStored`, `CacheRejected`: an answer was
  *   stored, or not and why. `CacheFailed`: the cache could not do its work, which no call notices; `key` and `cause` are for its operator.

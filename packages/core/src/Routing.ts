@@ -13,7 +13,7 @@
  *   that one slow answer does not cost a step all later ones.
  * - `least-busy`: the fewest calls under way for its weight.
  * - `cheapest`: the lowest price, at three input tokens for each output token; unknown prices last.
- * - a function of your own.
+ * - a function of your own. Where it throws, the event `DefectCaught` tells, and the steps are asked as they are written.
  *
  * `sticky` sends requests with the same key to the same step as long as it is healthy and not overloaded, so that the prompt cache of a provider
  * is of use: rendezvous hashing with bounded loads (Thaler and Ravishankar 1998; Mirrokni, Thorup and Zadimoghaddam 2018).
