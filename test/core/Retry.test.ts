@@ -105,6 +105,28 @@ describe("Retry", () => {
     })
   )
 
+  it.effect("R14 does not hang on a schedule that throws, and its chain turns to the next step", () =>
+    Effect.gen(function* () {
+      const schedule = steps(5).pipe(
+        Schedule.while(() => {
+          throw new Error("a bug")
+        })
+      )
+      const { at, exit } = yield* run([ScriptedProvider.fail("ServerError")], { schedule })
+      assert.isTrue(Exit.hasDies(exit))
+      assert.strictEqual(at.length, 1)
+
+      const chain = yield* LlmResilience.make({
+        policy: LlmResilience.standard({ retry: { schedule } }),
+        steps: [
+          { provider: yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.fail("ServerError")] }) },
+          { provider: yield* ScriptedProvider.make({ id: "b", script: [ScriptedProvider.answer("ok")] }) }
+        ]
+      })
+      assert.strictEqual((yield* chain.generate(request)).served.provider, "b")
+    })
+  )
+
   it.effect("asks once and waits for nothing when the first answer is good", () =>
     Effect.gen(function* () {
       const { at, exit } = yield* run([ScriptedProvider.answer("ok")])
