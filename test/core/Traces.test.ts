@@ -183,6 +183,32 @@ describe("Traces", () => {
     })
   )
 
+  it.effect("leave the span of the application current behind them, however the request ends", () =>
+    Effect.gen(function* () {
+      const steps = yield* providers([
+        ScriptedProvider.answer(words),
+        ScriptedProvider.fail("InvalidRequest"),
+        ScriptedProvider.hang
+      ])
+      const { resilience, tracer } = yield* traced({ steps })
+      const after = yield* Effect.gen(function* () {
+        yield* resilience.generate(request)
+        const answered = yield* Effect.currentSpan
+        yield* Effect.exit(resilience.generate(request))
+        const failed = yield* Effect.currentSpan
+        const names = [answered.name, failed.name]
+        const hanging = yield* resilience.generate(request).pipe(
+          Effect.onExit(() => Effect.map(Effect.currentSpan, ({ name }) => void names.push(name))),
+          Effect.forkChild({ startImmediately: true })
+        )
+        yield* Fiber.interrupt(hanging)
+        return names
+      }).pipe(Effect.withSpan("application"), Effect.withTracer(tracer))
+
+      assert.deepStrictEqual(after, ["application", "application", "application"])
+    })
+  )
+
   it.effect("are the current span while a provider is called, below that of the application", () =>
     Effect.gen(function* () {
       const seen: Array<string | undefined> = []

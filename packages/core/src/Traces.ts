@@ -50,6 +50,7 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -178,22 +179,26 @@ const spanned = (
 
   return {
     generate: (request) =>
-      Effect.suspend(() => {
+      Effect.withFiber((fiber) => {
+        const outside = fiber.context
         let span: Tracer.Span | undefined
         // It begins inside of what sees the end, so that nobody leaves between the two.
         const whole = Effect.flatMap(begin, (made) => {
           span = made
           started(made, request, false)
-          return Effect.provideService(self.generate(request), Tracer.ParentSpan, made)
+          // What `Effect.provideService` would do, but its way back is in the pass that sees the end anyway.
+          fiber.setContext(Context.add(outside, Tracer.ParentSpan, made))
+          return self.generate(request)
         })
-        return Effect.onExit(whole, (exit) => {
-          if (span === undefined) return Effect.void
+        return Effect.onExitPrimitive(whole, (exit) => {
+          fiber.setContext(outside)
+          if (span === undefined) return undefined
           const answer = Exit.isSuccess(exit) ? exit.value : undefined
           if (answer !== undefined && content === "record") {
             recordText(span, "gen_ai.output.messages", Content.output(answer.content))
           }
           ended(span, request, exit, answer === undefined ? {} : Calls.seenOf(answer))
-          return Effect.void
+          return undefined
         })
       }),
     stream: (request) =>

@@ -23,10 +23,10 @@ export const observed = (self: Provider, hub: Hub): Provider => ({
     if (!hub.active()) return self.generate(request)
     return Clock.clockWith((clock) => {
       const start = monotonic(clock)
-      return Effect.onExit(self.generate(request), (exit) => {
+      return Effect.onExitPrimitive(self.generate(request), (exit) => {
         const seen = Exit.isSuccess(exit) ? seenOf(exit.value) : {}
         hub.publish(called(self, request.id, "generate", exit, monotonic(clock) - start, seen))
-        return Effect.void
+        return undefined
       })
     })
   },

@@ -24,7 +24,7 @@ export type Record<Labels extends ReadonlyArray<string>> = (
 export const other = "other"
 
 /**
- * Creates the recorder of a family. A series is made once, with its labels in place, and found again by one look into a map. Metrics are never
+ * Creates the recorder of a family. A series is made once, with its labels in place, and found again by its labels. Metrics are never
  * evicted, so a label that takes more values than anybody expected ends in one series that says so.
  */
 export const recorder = <const Labels extends ReadonlyArray<string>>(
@@ -37,42 +37,52 @@ export const recorder = <const Labels extends ReadonlyArray<string>>(
 ): Record<Labels> => {
   const { maxSeries, onSeries } = options
   // Looked up in every update, so it holds nothing else.
-  const context = Context.make(Metric.MetricRegistry, Context.get(options.context, Metric.MetricRegistry)).pipe(
+  const context = Context.empty().pipe(
+    Context.add(Metric.MetricRegistry, Context.get(options.context, Metric.MetricRegistry)),
     Context.add(Metric.CurrentMetricAttributes, Context.get(options.context, Metric.CurrentMetricAttributes))
   )
-  const root: Branch = new Map()
-  const last = Math.max(0, definition.labels.length - 1)
-  let size = 0
+  const root = branch("")
   const beyond = definition.labels.map(() => other)
-  // A map of maps: the strings are there already, while a key made of them would have to be written and hashed each time.
+  let size = 0
   const seriesOf = (labels: ReadonlyArray<string>, most: number): Series => {
-    let branch = root
-    for (let index = 0; index < last; index++) {
+    let at = root
+    for (let index = 0; index < beyond.length; index++) {
       const label = labels[index] ?? ""
-      const next = branch.get(label)
-      if (next instanceof Map) branch = next
-      else if (size >= most) return seriesOf(beyond, Infinity)
-      else {
-        const made: Branch = new Map()
-        branch.set(label, made)
-        branch = made
+      // Values that follow each other mostly go to the same series: a comparison saves the look into the map.
+      let next = at.latest
+      if (next?.label !== label) {
+        next = at.branches.get(label)
+        if (next === undefined) {
+          if (size >= most) return seriesOf(beyond, Infinity)
+          next = branch(label)
+          at.branches.set(label, next)
+        }
+        at.latest = next
       }
+      at = next
     }
-    const label = labels[last] ?? ""
-    const known = branch.get(label)
-    if (known !== undefined && !(known instanceof Map)) return known
-    if (size >= most) return seriesOf(beyond, Infinity)
-    const made = create(definition, labels)
-    branch.set(label, made)
-    size++
-    onSeries(made)
-    return made
+    if (at.series === undefined) {
+      if (size >= most) return seriesOf(beyond, Infinity)
+      at.series = create(definition, labels)
+      size++
+      onSeries(at.series)
+    }
+    return at.series
   }
   return (value, ...labels) => seriesOf(labels, maxSeries).updateUnsafe(value, context)
 }
 
 type Series = Metric.Metric<number, unknown>
-type Branch = Map<string, Series | Branch>
+
+/** A tree of label values: the strings are there already, while a key made of them would have to be written and hashed each time. */
+interface Branch {
+  readonly label: string
+  readonly branches: Map<string, Branch>
+  latest: Branch | undefined
+  series: Series | undefined
+}
+
+const branch = (label: string): Branch => ({ label, branches: new Map(), latest: undefined, series: undefined })
 
 /** Shows what `read` gives whenever somebody looks, until the scope closes. */
 export const shown = (

@@ -54,12 +54,12 @@ export const published = (chain: Provider, hub: Hub): Provider => {
           hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
           return chain.generate(request)
         })
-        return Effect.onExit(told, (exit) => {
-          if (start === undefined) return Effect.void
+        return Effect.onExitPrimitive(told, (exit) => {
+          if (start === undefined) return undefined
           const millis = monotonic(clock) - start
           const served = exit._tag === "Success" ? exit.value.served : undefined
           ended(request.id, "generate", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
-          return Effect.void
+          return undefined
         })
       })
     },
