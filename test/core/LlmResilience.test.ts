@@ -143,13 +143,15 @@ describe("LlmResilience", () => {
           model: "scripted-1",
           circuit: { _tag: "Isolated", because: "incident 42", retryAfter: Duration.infinity },
           health: { provider: "a", state: "unhealthy", because: "circuit open", since, successRatio: 1 },
+          budget: 10,
           unavailable: { _tag: "Isolated", because: "incident 42" }
         },
         {
           provider: "b",
           model: "scripted-1",
           circuit: { _tag: "Closed", failures: 0 },
-          health: { provider: "b", state: "healthy", because: "well", since, successRatio: 1 }
+          health: { provider: "b", state: "healthy", because: "well", since, successRatio: 1 },
+          budget: 10
         }
       ])
       assert.strictEqual((yield* resilience.generate(request)).text, "from b")

@@ -198,11 +198,89 @@ describe("Metrics", () => {
     }).pipe(own)
   )
 
-  it.effect("know every event, and show nothing that somebody wrote", () =>
+  it.effect("show what is left of the budget for retries and hedges", () =>
+    Effect.gen(function* () {
+      const a = yield* ScriptedProvider.make({
+        id: "a",
+        script: [ScriptedProvider.fail("Overloaded"), ScriptedProvider.answer("Hello!")]
+      })
+      const policy = LlmResilience.standard({ budget: { floor: 3, ratio: 0, halfLife: "10 minutes" } })
+      const resilience = yield* counted({ policy, steps: [{ provider: a }] })
+      assert.strictEqual(yield* read(definitions.budgetLeft, { provider: "a" }), 3)
+
+      const retried = yield* Effect.forkChild(resilience.generate(request))
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(retried)
+      assert.strictEqual(yield* read(definitions.budgetLeft, { provider: "a" }), 2)
+
+      yield* TestClock.adjust("10 hours")
+      assert.strictEqual(yield* read(definitions.budgetLeft, { provider: "a" }), 3)
+    }).pipe(own)
+  )
+
+  it.effect("show the load of a provider whose calls are limited, and of no other", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([
+        ScriptedProvider.make({ id: "a", script: [ScriptedProvider.hang] }),
+        ScriptedProvider.make({ id: "b", script: [ScriptedProvider.answer("Hello!")] })
+      ])
+      const policy = LlmResilience.standard({ bulkhead: { permits: 2, maxWait: "1 hour" } })
+      const resilience = yield* counted({ steps: [{ provider: a, policy }, { provider: b }] })
+      const load = (part: "inFlight" | "waiting" | "limit", provider: string) => read(definitions[part], { provider })
+      assert.deepStrictEqual(yield* Effect.all([load("inFlight", "a"), load("waiting", "a")]), [0, 0])
+
+      for (let call = 0; call < 3; call++) {
+        yield* Effect.forkChild(resilience.generate(request), { startImmediately: true })
+      }
+
+      assert.deepStrictEqual(
+        yield* Effect.all([load("inFlight", "a"), load("waiting", "a"), load("limit", "a"), load("limit", "b")]),
+        [2, 1, 2, undefined]
+      )
+    }).pipe(own)
+  )
+
+  it.effect("show for a status that has to wait what the look before it found", () =>
+    Effect.gen(function* () {
+      const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("Hello!")] })
+      let inFlight = 0
+      const status = Effect.sync(() => [
+        { provider: "a", model: "m", load: { inFlight: inFlight++, waiting: 0, limit: 9 } }
+      ])
+      const resilience = yield* LlmResilience.make({ steps: [{ provider: a }] })
+      const remote = { ...resilience, status: Effect.delay(status, "1 second") }
+      const layer = Metrics.layer().pipe(Layer.provide(Layer.succeed(LlmResilience.LlmResilience, remote)))
+      const building = yield* Effect.forkScoped(Layer.build(layer))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(building)
+      const seen = read(definitions.inFlight, { provider: "a" })
+
+      assert.deepStrictEqual(yield* Effect.all([seen, seen]), [0, 0])
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(yield* Effect.all([seen, seen]), [1, 1])
+    }).pipe(own)
+  )
+
+  it.effect("tell how similar answers that were refused are, and those that were compared", () =>
     Effect.gen(function* () {
       const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("Hello!")] })
       const hub = ResilienceEvent.makeHub()
       yield* counted({ hub, steps: [{ provider: a }] })
+      hub.publish(everyEvent.SimilarRefused)
+      hub.publish(everyEvent.CacheShadowed)
+
+      assert.strictEqual(yield* read(definitions.similarRefused, { reason: "Number" }), 1)
+      assert.strictEqual(yield* sumOf(definitions.similarRefused), 0.95)
+      assert.strictEqual(yield* read(definitions.shadowed, { match: "similar", verdict: "right" }), 1)
+      assert.strictEqual(yield* sumOf(definitions.shadowed), 0.95)
+    }).pipe(own)
+  )
+
+  it.effect("know every event, and show nothing that somebody wrote", () =>
+    Effect.gen(function* () {
+      const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("Hello!")] })
+      const hub = ResilienceEvent.makeHub()
+      yield* counted({ hub, policy: LlmResilience.standard({ bulkhead: { permits: 1 } }), steps: [{ provider: a }] })
       for (const event of Object.values(everyEvent)) hub.publish(event)
       const all = yield* Metric.snapshot
       const used = new Set(all.map(({ id }) => id))

@@ -159,6 +159,7 @@ const shownByTheDrill = [
   "Circuit",
   "Rest",
   "Rate limits and isolations",
+  "Budget for retries and hedges",
   "Dollars an hour",
   "Dollars in the time shown",
   "Tokens a second",

@@ -205,7 +205,10 @@ export const make = (options: Options & { readonly name: string }): Effect.Effec
             return Effect.void
           },
           settle: () => Effect.void
-        })(self)
+        })(self),
+        status: Effect.zipWith(self.status, budget.left, (inner, left) =>
+          inner.map((status) => (status.provider === self.id ? { ...status, budget: left } : status))
+        )
       })
     }
     return budget

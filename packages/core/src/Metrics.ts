@@ -47,19 +47,18 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Schedule from "effect/Schedule"
-import * as Attempt from "./Attempt.ts"
 import { DeferredQueue } from "./DeferredQueue.ts"
+import * as Counting from "./internal/counting.ts"
 import * as Meters from "./internal/meters.ts"
-import { millisOf, monotonic } from "./internal/monotonic.ts"
 import { LlmResilience } from "./LlmResilience.ts"
-import type { Served } from "./LlmResponse.ts"
-import * as ProviderError from "./ProviderError.ts"
-import type { Of, ResilienceEvent } from "./ResilienceEvent.ts"
+import type { Status } from "./Provider.ts"
 
 const define = <const Labels extends ReadonlyArray<string>>(
   type: Meters.Definition["type"],
@@ -195,6 +194,13 @@ export const definitions = {
     ["provider", "extra"],
     "Retries and hedges that the budget did not allow"
   ),
+  budgetLeft: define(
+    "gauge",
+    "llm_resilience.budget.left",
+    "{call}",
+    ["provider"],
+    "Retries and hedges that the budget would still allow"
+  ),
   recoveries: define(
     "counter",
     "llm_resilience.recoveries",
@@ -218,6 +224,21 @@ export const definitions = {
     "Failures of the store of rate limits"
   ),
   shed: define("counter", "llm_resilience.shed", "{request}", ["provider", "priority"], "Requests that gave way"),
+  inFlight: define(
+    "gauge",
+    "llm_resilience.load.in_flight",
+    "{call}",
+    ["provider"],
+    "Calls under way, where they are limited"
+  ),
+  waiting: define("gauge", "llm_resilience.load.waiting", "{call}", ["provider"], "Calls that wait for a permit"),
+  limit: define(
+    "gauge",
+    "llm_resilience.load.limit",
+    "{call}",
+    ["provider"],
+    "How many calls may be under way at a time"
+  ),
   circuit: define(
     "gauge",
     "llm_resilience.circuit.state",
@@ -277,6 +298,22 @@ export const definitions = {
     "1",
     ["match"],
     "How close the questions of cached answers were",
+    similarities
+  ),
+  similarRefused: define(
+    "histogram",
+    "llm_resilience.cache.refused",
+    "1",
+    ["reason"],
+    "How close the nearest question was when all that were near enough were refused",
+    similarities
+  ),
+  shadowed: define(
+    "histogram",
+    "llm_resilience.cache.shadowed",
+    "1",
+    ["match", "verdict"],
+    "How close questions were whose cached answers were compared with new ones",
     similarities
   ),
   writes: define(
@@ -339,7 +376,7 @@ export interface Options {
  * **Details**
  *
  * The counters of every step are there from the beginning, with zero: what has never happened can be asked for too. Gauges disappear with the
- * layer, counters stay.
+ * layer, counters stay. The budget and the load of a step are shown where it has a `Budget`, a `Bulkhead` or an `AdaptiveConcurrency`.
  *
  * @category layers
  * @since 0.1.0
@@ -354,22 +391,47 @@ export const layer = (options?: Options): Layer.Layer<never, never, LlmResilienc
       const service = yield* LlmResilience
       const clock = yield* Clock.Clock
       const record = yield* recorders(maxSeries)
-      const rests = new Map<string, number>()
-      const underWay = { requests: 0 }
-      const count = counting(record, rests, underWay, clock)
-      for (const { circuit, health, provider } of yield* service.status) {
-        startAtZero(record, provider)
-        yield* Meters.shown(definitions.rest, [provider], () =>
-          Math.max(0, ((rests.get(provider) ?? 0) - monotonic(clock)) / 1000)
-        )
-        if (circuit !== undefined) showState(record.circuit, circuitStates, provider, circuit._tag)
-        if (health !== undefined) showState(record.health, healthStates, provider, health.state)
+      const counting = Counting.make(record, clock)
+      const statuses = yield* service.status
+      const look = yield* looking(service.status, statuses)
+      for (const status of statuses) {
+        const { budget, load, provider } = status
+        counting.begin(status)
+        yield* Meters.shown(definitions.rest, [provider], () => counting.restOf(provider))
+        if (budget !== undefined) {
+          yield* Meters.shown(definitions.budgetLeft, [provider], () => look(provider)?.budget ?? 0)
+        }
+        if (load === undefined) continue
+        for (const part of ["inFlight", "waiting", "limit"] as const) {
+          yield* Meters.shown(definitions[part], [provider], () => look(provider)?.load?.[part] ?? 0)
+        }
       }
-      yield* Meters.shown(definitions.active, [], () => underWay.requests)
-      yield* service.listen(count)
+      yield* Meters.shown(definitions.active, [], counting.underWay)
+      yield* service.listen(counting.count)
     })
   )
 }
+
+// What no event tells is looked up by whoever reads the metrics. A look that has to wait, for a shared store, is there for the next reader.
+const looking = (
+  status: Effect.Effect<ReadonlyArray<Status>>,
+  first: ReadonlyArray<Status>
+): Effect.Effect<(provider: string) => Status | undefined> =>
+  Effect.contextWith((context: Context.Context<never>) => {
+    const fork = Effect.runForkWith(context)
+    let latest = first
+    let busy = false
+    return Effect.succeed((provider) => {
+      if (!busy) {
+        busy = true
+        fork(status).addObserver((exit) => {
+          busy = false
+          if (Exit.isSuccess(exit)) latest = exit.value
+        })
+      }
+      return latest.find((one) => one.provider === provider)
+    })
+  })
 
 /**
  * Layer that shows how many requests wait in the deferred queue and how many are worked on, asking it every `every` (15 s).
@@ -397,10 +459,6 @@ export const layerDeferred = (options?: {
     })
   )
 
-type Recorders = {
-  readonly [K in keyof typeof definitions]: Meters.Record<(typeof definitions)[K]["labels"]>
-}
-
 const recorders = (maxSeries: number) =>
   Effect.gen(function* () {
     const context = yield* Effect.context<never>()
@@ -419,171 +477,5 @@ const recorders = (maxSeries: number) =>
         key,
         Meters.recorder<ReadonlyArray<string>>(definition, { context, maxSeries, onSeries })
       ])
-    ) as unknown as Recorders
+    ) as unknown as Counting.Recorders
   })
-
-const isolating = ["Authentication", "PermissionDenied", "QuotaExhausted", "ModelNotFound"] as const
-
-const startAtZero = (record: Recorders, provider: string): void => {
-  record.attempts(0, provider, "succeeded", "")
-  record.answers(0, provider, "provider", "false")
-  record.answers(0, provider, "provider", "true")
-  record.answers(0, provider, "cache", "false")
-  record.cooldowns(0, provider)
-  for (const reason of isolating) record.isolations(0, provider, reason)
-}
-
-const healthStates = ["healthy", "degraded", "unhealthy"] as const
-const circuitStates = ["Closed", "Open", "HalfOpen", "Isolated"] as const
-
-const showState = (
-  record: Meters.Record<readonly ["provider", "state"]>,
-  states: Iterable<string>,
-  provider: string,
-  now: string
-): void => {
-  for (const state of states) record(state === now ? 1 : 0, provider, state)
-}
-
-// The overhead is a distribution, for which a part of the requests is enough: to follow every one would be a good part of it.
-const followed = (request: number): boolean => request % 16 === 1
-
-// Requests end exactly once. Should the ends of many be missed, this is the most that is remembered.
-const maxFollowed = 10_000
-
-const sourceOf = ({ from, notice }: Served): string =>
-  from === "cache" && notice?._tag === "Cached" && notice.because === "fresh" ? "fresh cache" : from
-
-const counting = (
-  record: Recorders,
-  rests: Map<string, number>,
-  underWay: { requests: number },
-  clock: Clock.Clock
-): ((event: ResilienceEvent) => void) => {
-  const millis = millisOf
-
-  // Milliseconds of a request that were not ours.
-  const away = new Map<number, number>()
-
-  const ended = (event: Of<"RequestAnswered" | "RequestFailed" | "RequestAbandoned">, outcome: string): void => {
-    const { duration, method, request } = event
-    const took = millis(duration)
-    // One that began before the layer did was never counted.
-    underWay.requests = Math.max(0, underWay.requests - 1)
-    record.duration(took / 1000, method, outcome)
-    if (!followed(request)) return
-    const waited = away.get(request)
-    away.delete(request)
-    // Calls that overlap, of a hedge, are longer together than the request.
-    if (waited !== undefined && outcome === "answered") record.overhead(Math.max(0, took - waited) / 1000, method)
-  }
-
-  const awayFrom = (request: number, duration: Duration.Duration): void => {
-    if (!followed(request)) return
-    const waited = away.get(request)
-    if (waited !== undefined) away.set(request, waited + millis(duration))
-  }
-
-  const rested = (provider: string, duration: Duration.Duration | undefined): void => {
-    if (duration !== undefined) rests.set(provider, monotonic(clock) + millis(duration))
-  }
-
-  // An event without a place here does not compile.
-  const counters: { readonly [T in ResilienceEvent["_tag"]]: (event: Of<T>) => void } = {
-    RequestStarted: ({ request }) => {
-      underWay.requests++
-      if (followed(request) && away.size < maxFollowed) away.set(request, 0)
-    },
-    RequestAnswered: (event) => {
-      const { served } = event
-      ended(event, "answered")
-      const fallback = served.from === "provider" && served.attempts.length > 0 ? "true" : "false"
-      record.answers(1, served.provider, sourceOf(served), fallback)
-      if (served.degraded !== undefined) record.degraded(1, served.provider, served.degraded)
-    },
-    RequestFailed: (event) => {
-      const { error } = event
-      ended(
-        event,
-        error._tag !== "LlmUnavailable" ? "failed" : error.notice._tag === "Queued" ? "queued" : "unavailable"
-      )
-    },
-    RequestAbandoned: (event) => ended(event, "abandoned"),
-    AttemptStarted: () => {},
-    AttemptSucceeded: ({ provider }) => record.attempts(1, provider, "succeeded", ""),
-    AttemptSuperseded: ({ provider }) => record.attempts(1, provider, "superseded", ""),
-    AttemptFailed: ({ attempt, provider }) => record.attempts(1, provider, "failed", Attempt.kind(attempt)),
-    StepSkipped: ({ provider, reason }) => record.skips(1, provider, reason._tag),
-    FellBack: ({ because, from, to }) => record.fallbacks(1, from, to, Attempt.kind(because)),
-    Called: (event) => {
-      const { costUsd, duration, error, firstContentAfter, model, outcome, provider, request, responseModel, usage } =
-        event
-      const answering = responseModel ?? model
-      awayFrom(request, duration)
-      const failed = error === undefined ? (outcome === "abandoned" ? "abandoned" : "") : ProviderError.kind(error)
-      record.callDuration(millis(duration) / 1000, "chat", provider, model, answering, failed)
-      if (firstContentAfter !== undefined) {
-        record.firstChunk(millis(firstContentAfter) / 1000, "chat", provider, model, answering)
-      }
-      const input = usage?.inputTokens.total
-      const output = usage?.outputTokens.total
-      if (input !== undefined) record.tokens(input, "chat", provider, model, answering, "input")
-      if (output !== undefined) record.tokens(output, "chat", provider, model, answering, "output")
-      if (costUsd !== undefined) record.cost(costUsd, provider, model)
-    },
-    Retried: ({ delay, error, provider, request }) => {
-      awayFrom(request, delay)
-      record.retries(1, provider, ProviderError.kind(error))
-    },
-    Throttled: ({ limit, provider, request, wait }) => {
-      if (wait !== undefined) awayFrom(request, wait)
-      record.throttled(wait === undefined ? 0 : millis(wait) / 1000, provider, limit)
-    },
-    LimitStoreFailed: ({ operation, provider }) => record.limitFailures(1, provider, operation),
-    Shed: ({ priority, provider }) => record.shed(1, provider, priority),
-    Hedged: ({ provider, to }) => record.hedges(1, provider, to),
-    BudgetExhausted: ({ extra, provider }) => record.budgets(1, provider, extra),
-    ChaosInjected: ({ fault, provider }) => record.chaos(1, provider, fault),
-    Committed: ({ after, provider }) => record.firstContent(millis(after) / 1000, provider),
-    Recovered: ({ by, from, to }) => record.recoveries(1, from, to, by),
-    RecoveryFailed: ({ from }) => record.recoveries(1, from, "", "failed"),
-    CacheHit: ({ age, match, similarity, stale }) => {
-      record.lookups(1, stale ? "stale" : "hit", match)
-      record.cacheAge(millis(age) / 1000, match)
-      record.similarity(similarity, match)
-    },
-    CacheMissed: ({ because }) => record.lookups(1, because, ""),
-    CacheStored: () => record.writes(1, "stored", ""),
-    CacheRejected: ({ because }) => record.writes(1, "rejected", because),
-    CacheFailed: ({ operation }) => record.cacheFailures(1, operation),
-    SimilarRefused: () => {},
-    EmbedderFailed: () => record.cacheFailures(1, "embed"),
-    CacheShadowed: () => {},
-    Deferred: () => record.deferred(1, "Accepted"),
-    DeferralRefused: ({ reason }) => record.refused(1, reason),
-    DeferredEnded: ({ outcome }) => record.deferred(1, outcome),
-    DeferredStoreFailed: ({ operation }) => record.storeFailures(1, operation),
-    NoticeGiven: ({ notice }) => record.notices(1, notice._tag),
-    DefectCaught: ({ provider }) => record.defects(1, provider),
-    CircuitChanged: ({ from, provider, to }) => {
-      record.transitions(1, provider, from, to)
-      showState(record.circuit, circuitStates, provider, to)
-      // Closing it by hand wakes a provider as well.
-      if (to === "Closed") rests.delete(provider)
-    },
-    CooledDown: ({ duration, provider }) => {
-      record.cooldowns(1, provider)
-      rested(provider, duration)
-    },
-    Isolated: ({ because, duration, provider }) => {
-      record.isolations(1, provider, because)
-      rested(provider, duration)
-    },
-    HealthChanged: ({ provider, to }) => {
-      showState(record.health, healthStates, provider, to)
-    },
-    HealthChecked: ({ duration, provider, verdict }) => record.checks(millis(duration) / 1000, provider, verdict)
-  }
-  // Each function takes the event of its own key, which the compiler cannot follow through a lookup.
-  return (event) => (counters[event._tag] as (event: ResilienceEvent) => void)(event)
-}

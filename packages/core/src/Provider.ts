@@ -111,6 +111,8 @@ export interface Status {
   readonly unavailable?: SkipReason | undefined
   /** What its bulkhead, or its adaptive limit, sees. */
   readonly load?: Load | undefined
+  /** How many retries and hedges its budget would still allow. */
+  readonly budget?: number | undefined
   /** What its rate limit knows to be left. */
   readonly limits?: LlmResponse.Limits | undefined
 }

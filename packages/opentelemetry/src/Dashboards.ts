@@ -297,6 +297,20 @@ export const provider: Dashboard = dashboard(
       ]
     },
     {
+      title: "Budget for retries and hedges",
+      about: "How many the emptiest instance may still send; at 0 a failure falls over at once.",
+      queries: [[`min by (provider) (${name.budgetLeft}${chosen})`, "{{provider}}"]]
+    },
+    {
+      title: "Load",
+      about: "Calls under way and waiting for a permit, and how many may be under way, across all instances.",
+      queries: [
+        [`sum by (provider) (${name.inFlight}${chosen})`, "{{provider}} under way"],
+        [`sum by (provider) (${name.waiting}${chosen})`, "{{provider}} waiting"],
+        [`sum by (provider) (${name.limit}${chosen})`, "{{provider}} limit"]
+      ]
+    },
+    {
       title: "Limits of our own",
       about: "Waits for them, and requests that gave way.",
       unit: "s",
@@ -393,6 +407,16 @@ export const cost: Dashboard = dashboard(
       about: "That were served.",
       unit: "s",
       queries: [[quantile(0.95, name.cacheAge, "match"), "{{match}} 95 %"]]
+    },
+    {
+      title: "Similar answers that were not served",
+      about:
+        "Refused, because the questions differ in what matters; compared with a new answer, and what came of that.",
+      unit: "reqps",
+      queries: [
+        [`sum by (reason) (rate(${name.similarRefused}_count${per}))`, "refused: {{reason}}"],
+        [`sum by (match, verdict) (rate(${name.shadowed}_count${per}))`, "{{match}} would have been {{verdict}}"]
+      ]
     }
   ],
   "all"
