@@ -85,7 +85,8 @@ export interface Group {
  *   `long` (1h) and `short` (5m).
  * - `cooldowns`: rests within ten minutes that are too many, 3 by default.
  * - `queued`: requests in the deferred queue from which on its growth matters, 10 by default.
- * - `untestedFor`: how long a step may go without answering anything, `30d` by default. Prometheus has to keep its data for longer.
+ * - `untestedFor`: how long a step may go without answering anything, `30d` by default. Prometheus has to keep its data for a day longer, or this
+ *   alert never fires; without `--storage.tsdb.retention.time` it keeps them for 15 days.
  * - `runbooks`: the address under which the runbooks are.
  *
  * @category models
@@ -196,7 +197,8 @@ export const rules = (options?: Options): ReadonlyArray<Group> => {
           "LlmQuotaExhausted",
           "critical",
           "0s",
-          `sum by (provider, reason) (increase(${nameOf(isolations)}[15m])) > 0`,
+          // A wrong key is met by the first request, often before the first scrape: what a new series begins with counts too.
+          `sum by (provider, reason) (\n  (${nameOf(isolations)} unless max_over_time(${nameOf(isolations)}[1h] offset 15m))\n  or increase(${nameOf(isolations)}[15m])\n) > 0`,
           "{{ $labels.provider }} needs a person: {{ $labels.reason }}",
           "{{ $labels.provider }} answered with {{ $labels.reason }} and is left alone. Only a change of the account or the configuration cures that."
         ),
@@ -219,7 +221,8 @@ export const rules = (options?: Options): ReadonlyArray<Group> => {
           "LlmBackupUntested",
           "info",
           "0s",
-          `sum by (provider) (increase(${nameOf(attempts)}{outcome="succeeded"}[${untestedFor}])) == 0\n  and on (provider) count by (provider) (${nameOf(attempts)} offset ${untestedFor})`,
+          // A day to be seen in, then and now: a step that is gone cannot be tested, and an application may sleep at night.
+          `sum by (provider) (increase(${nameOf(attempts)}{outcome="succeeded"}[${untestedFor}])) == 0\n  and on (provider) count by (provider) (present_over_time(${nameOf(attempts)}[1d] offset ${untestedFor}))\n  and on (provider) count by (provider) (present_over_time(${nameOf(attempts)}[1d]))`,
           "{{ $labels.provider }} was not tried for a long time",
           `{{ $labels.provider }} has answered nothing for ${untestedFor}. Nobody knows whether it would.`
         )
