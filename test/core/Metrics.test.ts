@@ -172,6 +172,21 @@ describe("Metrics", () => {
     }).pipe(own)
   )
 
+  it.effect("show no rest that an operator has ended", () =>
+    Effect.gen(function* () {
+      const [a, b] = yield* Effect.all([
+        ScriptedProvider.make({ id: "a", script: [ScriptedProvider.fail("QuotaExhausted")] }),
+        ScriptedProvider.make({ id: "b", script: [ScriptedProvider.answer("Hello!")] })
+      ])
+      const resilience = yield* counted({ steps: [{ provider: a }, { provider: b }] })
+      yield* resilience.generate(request)
+      assert.strictEqual(yield* read(definitions.rest, { provider: "a" }), 300)
+
+      yield* resilience.circuits.get("a")?.reset ?? Effect.void
+      assert.strictEqual(yield* read(definitions.rest, { provider: "a" }), 0)
+    }).pipe(own)
+  )
+
   it.effect("are there with zero from the beginning, so that what never happened can be asked for", () =>
     Effect.gen(function* () {
       const a = yield* ScriptedProvider.make({ id: "a", script: [ScriptedProvider.answer("Hello!")] })

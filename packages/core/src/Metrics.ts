@@ -46,7 +46,6 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -57,6 +56,7 @@ import * as Schedule from "effect/Schedule"
 import { DeferredQueue } from "./DeferredQueue.ts"
 import * as Counting from "./internal/counting.ts"
 import * as Meters from "./internal/meters.ts"
+import { millisOf } from "./internal/monotonic.ts"
 import { LlmResilience } from "./LlmResilience.ts"
 import type { Status } from "./Provider.ts"
 
@@ -389,15 +389,14 @@ export const layer = (options?: Options): Layer.Layer<never, never, LlmResilienc
   return Layer.effectDiscard(
     Effect.gen(function* () {
       const service = yield* LlmResilience
-      const clock = yield* Clock.Clock
       const record = yield* recorders(maxSeries)
-      const counting = Counting.make(record, clock)
+      const counting = Counting.make(record)
       const statuses = yield* service.status
       const look = yield* looking(service.status, statuses)
       for (const status of statuses) {
         const { budget, load, provider } = status
         counting.begin(status)
-        yield* Meters.shown(definitions.rest, [provider], () => counting.restOf(provider))
+        yield* Meters.shown(definitions.rest, [provider], () => restOf(look(provider)))
         if (budget !== undefined) {
           yield* Meters.shown(definitions.budgetLeft, [provider], () => look(provider)?.budget ?? 0)
         }
@@ -410,6 +409,14 @@ export const layer = (options?: Options): Layer.Layer<never, never, LlmResilienc
       yield* service.listen(counting.count)
     })
   )
+}
+
+const restOf = (step: Status | undefined): number => {
+  const reason = step?.unavailable
+  if (reason?._tag !== "CoolingDown" && reason?._tag !== "Isolated") return 0
+  const seconds = reason.retryAfter === undefined ? Infinity : millisOf(reason.retryAfter) / 1000
+  // Whom an operator isolated, the state of the circuit shows: nobody knows for how long.
+  return seconds < Infinity ? seconds : 0
 }
 
 // What no event tells is looked up by whoever reads the metrics. A look that has to wait, for a shared store, is there for the next reader.

@@ -1,4 +1,3 @@
-import type * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import * as Attempt from "../Attempt.ts"
 import type { Served } from "../LlmResponse.ts"
@@ -7,7 +6,7 @@ import type { Status } from "../Provider.ts"
 import * as ProviderError from "../ProviderError.ts"
 import type { Of, ResilienceEvent } from "../ResilienceEvent.ts"
 import type * as Meters from "./meters.ts"
-import { millisOf, monotonic } from "./monotonic.ts"
+import { millisOf } from "./monotonic.ts"
 
 /** What records into each family. */
 export type Recorders = {
@@ -19,8 +18,6 @@ export interface Counting {
   /** Puts the series of a step in place, before anything has happened to it. */
   readonly begin: (step: Status) => void
   readonly count: (event: ResilienceEvent) => void
-  /** For how many seconds a provider will still be left alone. */
-  readonly restOf: (provider: string) => number
   /** How many requests are under way. */
   readonly underWay: () => number
 }
@@ -58,10 +55,7 @@ const sourceOf = ({ from, notice }: Served): string =>
   from === "cache" && notice?._tag === "Cached" && notice.because === "fresh" ? "fresh cache" : from
 
 /** Says of each event what it changes in the metrics. */
-export const make = (record: Recorders, clock: Clock.Clock): Counting => {
-  // When providers may be asked again.
-  const rests = new Map<string, number>()
-
+export const make = (record: Recorders): Counting => {
   let underWay = 0
 
   // Milliseconds of a request that were not ours.
@@ -84,10 +78,6 @@ export const make = (record: Recorders, clock: Clock.Clock): Counting => {
     if (!followed(request)) return
     const waited = away.get(request)
     if (waited !== undefined) away.set(request, waited + millisOf(duration))
-  }
-
-  const rested = (provider: string, duration: Duration.Duration | undefined): void => {
-    if (duration !== undefined) rests.set(provider, monotonic(clock) + millisOf(duration))
   }
 
   // An event without a place here does not compile.
@@ -170,17 +160,9 @@ export const make = (record: Recorders, clock: Clock.Clock): Counting => {
     CircuitChanged: ({ from, provider, to }) => {
       record.transitions(1, provider, from, to)
       showState(record.circuit, circuitStates, provider, to)
-      // Closing it by hand wakes a provider as well.
-      if (to === "Closed") rests.delete(provider)
     },
-    CooledDown: ({ duration, provider }) => {
-      record.cooldowns(1, provider)
-      rested(provider, duration)
-    },
-    Isolated: ({ because, duration, provider }) => {
-      record.isolations(1, provider, because)
-      rested(provider, duration)
-    },
+    CooledDown: ({ provider }) => record.cooldowns(1, provider),
+    Isolated: ({ because, provider }) => record.isolations(1, provider, because),
     HealthChanged: ({ provider, to }) => {
       showState(record.health, healthStates, provider, to)
     },
@@ -194,7 +176,6 @@ export const make = (record: Recorders, clock: Clock.Clock): Counting => {
     },
     // Each function takes the event of its own key, which the compiler cannot follow through a lookup.
     count: (event) => (counters[event._tag] as (event: ResilienceEvent) => void)(event),
-    restOf: (provider) => Math.max(0, ((rests.get(provider) ?? 0) - monotonic(clock)) / 1000),
     underWay: () => underWay
   }
 }
