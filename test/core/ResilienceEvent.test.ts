@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { LlmRequest, LlmResilience, ResilienceEvent } from "@llm-resilience/core"
+import { LlmRequest, LlmResilience, ProviderError, ResilienceEvent } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Duration, Effect, Fiber, Scope, Exit, Stream } from "effect"
+import { Duration, Effect, Fiber, Option, Scope, Exit, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { everyEvent, secret } from "../support/everyEvent.ts"
 
@@ -123,6 +123,15 @@ describe("the words of events", () => {
       "llm_resilience.provider_request_id": "req_1",
       "llm_resilience.duration": 1.5
     })
+  })
+
+  it("name which limit was hit, and what kind of defect it was", () => {
+    const limited = new ProviderError.RateLimited({ provider: "a", retryAfter: Option.none(), limit: "tokens" })
+    const retried = { ...everyEvent.Retried, error: limited }
+
+    assert.strictEqual(ResilienceEvent.facts(retried)["llm_resilience.limit"], "tokens")
+    assert.include(ResilienceEvent.format(retried), "RateLimited (tokens)")
+    assert.strictEqual(ResilienceEvent.facts(everyEvent.FellBack)["llm_resilience.cause"], "Error")
   })
 
   it("take of a cause its names and never an odd one", () => {

@@ -1,6 +1,8 @@
 import { existsSync, readFileSync, readdirSync } from "node:fs"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
+import * as Core from "@llm-resilience/core"
+import { Attempt, DecisionLog, ProviderError } from "@llm-resilience/core"
 import { Alerts, Dashboards, Prometheus } from "@llm-resilience/opentelemetry"
 import { parser } from "@prometheus-io/lezer-promql"
 import { Yaml } from "effect/encoding"
@@ -73,6 +75,57 @@ describe("Alerts", () => {
   it("refuse a latency that no histogram knows, and an objective that is none", () => {
     assert.throws(() => Alerts.rules({ latency: { target: 3 } }), RangeError)
     assert.throws(() => Alerts.rules({ latency: { objective: 1 } }), RangeError)
+  })
+})
+
+describe("Runbooks", () => {
+  const folder = join(root, "docs/runbooks")
+  const runbooks = readdirSync(folder).map((file) => [file, readFileSync(join(folder, file), "utf8")] as const)
+  const found = (text: string, pattern: RegExp) => Array.from(text.matchAll(pattern), ([, word]) => word ?? "")
+
+  it("send people to panels that exist", () => {
+    const panels = new Set(Object.values(Dashboards).flatMap(({ panels }) => panels.map(({ title }) => title)))
+    const named = runbooks.flatMap(([, text]) => found(text, /(?<![\w`])_([A-Z][^_`]+)_(?!\w)/g))
+
+    assert.isAbove(named.length, 15)
+    assert.deepStrictEqual(
+      named.filter((title) => !panels.has(title.replaceAll(/\s+/g, " "))),
+      []
+    )
+  })
+
+  it("give queries that can be copied", () => {
+    const queries = runbooks.flatMap(([, text]) => found(text, /`([^`]*llm_resilience_[^`]*)`/g))
+
+    assert.isAbove(queries.length, 4)
+    for (const query of queries) {
+      const { metrics, mistakes } = readQuery(query)
+      assert.deepStrictEqual(mistakes, [], query)
+      for (const metric of metrics) assert.isTrue(Prometheus.names.has(metric), metric)
+    }
+  })
+
+  it("speak of events, errors, reasons and notices by their names", () => {
+    const known = new Set<string>([
+      ...Object.keys(DecisionLog.levels),
+      ...Object.keys(Core),
+      ...ProviderError.Reason.literals,
+      "Timeout",
+      "RateLimited",
+      ...Attempt.SkipReason.members.map(({ fields }) => fields._tag.schema.literal),
+      "BackupService",
+      "Cached",
+      "Queued",
+      "Unavailable",
+      "Expired"
+    ])
+    const named = runbooks.flatMap(([, text]) => found(text, /`([A-Z][a-z]+(?:[A-Z][a-z]+)*)`/g))
+
+    assert.isAbove(named.length, 30)
+    assert.deepStrictEqual(
+      named.filter((name) => !known.has(name)),
+      []
+    )
   })
 })
 

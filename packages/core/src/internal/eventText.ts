@@ -31,7 +31,8 @@ const { brief } = Attempt
 const described = (error: ProviderError.ProviderError): string => {
   const kind = ProviderError.kind(error)
   if (error._tag === "Timeout") return `${kind} (${error.kind})`
-  return error._tag === "APIError" && error.status !== undefined ? `${kind} (${error.status})` : kind
+  if (error._tag === "RateLimited") return error.limit === undefined ? kind : `${kind} (${error.limit})`
+  return error.status !== undefined ? `${kind} (${error.status})` : kind
 }
 
 const attempted = (attempts: ReadonlyArray<Attempt.Attempt>): string => attempts.map(Attempt.format).join("; ")
@@ -119,9 +120,11 @@ const seconds = (duration: Duration.Duration | undefined): number | undefined =>
 const errorFields = (error: ProviderError.ProviderError): Fields => ({
   error: ProviderError.kind(error),
   timeout: error._tag === "Timeout" ? error.kind : undefined,
+  limit: error._tag === "RateLimited" ? error.limit : undefined,
   status: error._tag === "APIError" ? error.status : undefined,
   provider_request_id: error._tag === "Timeout" ? undefined : error.requestId,
-  retry_after: seconds(ProviderError.retryAfter(error))
+  retry_after: seconds(ProviderError.retryAfter(error)),
+  cause: error._tag === "APIError" && error.cause !== undefined ? nameOf(error.cause) : undefined
 })
 
 const becauseFields = (because: Attempt.Attempt): Fields => ({
