@@ -22,10 +22,12 @@ export const observed = (self: Provider, hub: Hub): Provider => ({
   generate: (request) => {
     if (!hub.active()) return self.generate(request)
     return Clock.clockWith((clock) => {
-      const start = monotonic(clock)
+      const start = clock.monotonicTimeNanosUnsafe()
       return Effect.onExitPrimitive(self.generate(request), (exit) => {
         const seen = Exit.isSuccess(exit) ? seenOf(exit.value) : {}
-        hub.publish(called(self, request.id, "generate", exit, monotonic(clock) - start, seen))
+        hub.publish(
+          called(self, request.id, "generate", exit, Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), seen)
+        )
         return undefined
       })
     })
@@ -35,7 +37,8 @@ export const observed = (self: Provider, hub: Hub): Provider => ({
       ? watched(
           self.stream(request),
           () => ({}),
-          (seen, exit, duration) => hub.publish(called(self, request.id, "stream", exit, duration, seen))
+          (seen, exit, duration) =>
+            hub.publish(called(self, request.id, "stream", exit, Duration.millis(duration), seen))
         )
       : self.stream(request)
 })
@@ -118,10 +121,10 @@ const called = (
   request: number,
   method: "generate" | "stream",
   exit: Exit.Exit<unknown, Failure>,
-  millis: number,
+  duration: Duration.Duration,
   { finish, firstContentAfter, metadata, served }: Seen
 ): Of<"Called"> => {
-  const outcome = Policy.outcomeOf(self.id, exit, millis)
+  const outcome = Policy.outcomeOf(self.id, exit, 0)
   const error = outcome._tag === "Failed" && outcome.error._tag !== "LlmUnavailable" ? outcome.error : undefined
   const { price } = self.capabilities
   return {
@@ -132,7 +135,7 @@ const called = (
     model: served?.model ?? self.model,
     method,
     outcome: outcome._tag === "Succeeded" ? "succeeded" : outcome._tag === "Failed" ? "failed" : "abandoned",
-    duration: Duration.millis(millis),
+    duration,
     firstContentAfter: firstContentAfter === undefined ? undefined : Duration.millis(firstContentAfter),
     error,
     usage: finish?.usage,

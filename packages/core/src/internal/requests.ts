@@ -8,7 +8,6 @@ import * as Policy from "../Policy.ts"
 import type { Provider } from "../Provider.ts"
 import type { Hub } from "../ResilienceEvent.ts"
 import { watched } from "./calls.ts"
-import { monotonic } from "./monotonic.ts"
 
 /** Numbers each request, gives it the standing deadline and what it may spend on attempts. */
 export const numbered = (self: Provider, standing: Duration.Duration | undefined, attempts: number): Provider => {
@@ -46,21 +45,22 @@ export const published = (chain: Provider, hub: Hub): Provider => {
     ...chain,
     generate: (request) => {
       if (!hub.active()) return chain.generate(request)
-      return Clock.clockWith((clock) => {
-        let start: number | undefined
-        // It begins inside of what sees the end, so that nobody leaves between the two.
-        const told = Effect.suspend(() => {
-          start = monotonic(clock)
-          hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
-          return chain.generate(request)
-        })
-        return Effect.onExitPrimitive(told, (exit) => {
-          if (start === undefined) return undefined
-          const millis = monotonic(clock) - start
-          const served = exit._tag === "Success" ? exit.value.served : undefined
-          ended(request.id, "generate", Duration.millis(millis), Policy.outcomeOf(chain.id, exit, millis), served)
-          return undefined
-        })
+      // `numbered` builds this anew for each run, so what is remembered here is of one.
+      let clock: Clock.Clock | undefined
+      let start = 0n
+      // It begins inside of what sees the end, so that nobody leaves between the two.
+      const told = Clock.clockWith((current) => {
+        clock = current
+        start = clock.monotonicTimeNanosUnsafe()
+        hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
+        return chain.generate(request)
+      })
+      return Effect.onExitPrimitive(told, (exit) => {
+        if (clock === undefined) return undefined
+        const duration = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
+        const served = exit._tag === "Success" ? exit.value.served : undefined
+        ended(request.id, "generate", duration, Policy.outcomeOf(chain.id, exit, 0), served)
+        return undefined
       })
     },
     stream: (request) =>
