@@ -126,7 +126,17 @@ describe("DecisionLog", () => {
       hub.publish(everyEvent.FellBack)
 
       assert.strictEqual(lines.length, 5)
-      assert.strictEqual(lines[3]?.message, "7 decisions were not logged: more than 3 a second")
+      assert.strictEqual(lines[3]?.message, "7 decisions were not logged: more than 3 of a level in a second")
+    })
+  )
+
+  it.effect("lets no warnings crowd out an error", () =>
+    Effect.gen(function* () {
+      const { hub, lines } = yield* logged([[ScriptedProvider.answer("Hello!")]], { linesPerSecond: 3 })
+      for (let count = 0; count < 10; count++) hub.publish(everyEvent.FellBack)
+      hub.publish(everyEvent.RequestFailed)
+
+      assert.include(lines.at(-1)?.message, "nobody could answer")
     })
   )
 

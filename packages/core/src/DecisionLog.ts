@@ -124,7 +124,8 @@ export const levels: Levels = {
  * **Details**
  *
  * - `levels`: the levels that differ from {@link levels}.
- * - `linesPerSecond`: the most lines in one second, 100 by default. The first line after that says how many were left out.
+ * - `linesPerSecond`: the most lines of each level in one second, 100 by default: the warnings of an outage do not crowd out its errors. The first
+ *   line after that says how many were left out.
  *
  * @category models
  * @since 0.1.0
@@ -152,8 +153,8 @@ export const layer = (options?: Options): Layer.Layer<never, never, LlmResilienc
       const context = yield* Effect.context<never>()
       const clock = yield* Clock.Clock
       let second = -Infinity
-      let lines = 0
       let leftOut = 0
+      const lines = new Map<LogLevel.Severity, number>()
 
       const write = (line: Effect.Effect<void>): void => {
         // The loggers of the layer, unless the request has its own, and the annotations and the span of the request.
@@ -167,14 +168,20 @@ export const layer = (options?: Options): Layer.Layer<never, never, LlmResilienc
         const now = monotonic(clock)
         if (now - second >= 1000) {
           second = now
-          lines = 0
+          lines.clear()
         }
-        if (++lines > linesPerSecond) {
+        const line = (lines.get(level) ?? 0) + 1
+        lines.set(level, line)
+        if (line > linesPerSecond) {
           leftOut++
           return
         }
         if (leftOut > 0) {
-          write(Effect.logWarning(`${leftOut} decisions were not logged: more than ${linesPerSecond} a second`))
+          write(
+            Effect.logWarning(
+              `${leftOut} decisions were not logged: more than ${linesPerSecond} of a level in a second`
+            )
+          )
           leftOut = 0
         }
         write(
