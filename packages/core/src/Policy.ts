@@ -240,25 +240,26 @@ const admitAll = <A>(
   return call
 }
 
-// The other way round. One that dies must not keep the others from getting their tickets back.
+// The other way round. One that dies must not keep the others from getting their tickets back. Most have nothing left to do, and then neither has
+// the fiber.
 const settleAll = (
   taken: ReadonlyArray<Taken>,
   now: number,
   outcomeSince: (start: number) => Outcome
-): Effect.Effect<void> => {
+): Effect.Effect<void> | undefined => {
   for (let index = taken.length - 1; index >= 0; index--) {
     const settled = settle(taken[index], now, outcomeSince)
     if (settled === Effect.void) continue
     const others = taken.slice(0, index)
     return Effect.ensuring(
       settled,
-      Effect.suspend(() => settleAll(others, now, outcomeSince))
+      Effect.suspend(() => settleAll(others, now, outcomeSince) ?? Effect.void)
     )
   }
-  return Effect.void
+  return undefined
 }
 
-// Most have nothing left to do when they return, so they are not worth a `suspend`, which would see what they throw.
+// They are not worth a `suspend`, which would see what they throw.
 const settle = (one: Taken | undefined, now: number, outcomeSince: (start: number) => Outcome): Effect.Effect<void> => {
   if (one === undefined) return Effect.void
   try {
@@ -282,7 +283,7 @@ const observedGenerate = (
         const start = monotonic(clock)
         const request = LlmRequest.start(asked, start)
         const call = Effect.suspend(() => restore(pass.base(request)))
-        return Effect.onExit(
+        return Effect.onExitPrimitive(
           Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, call)),
           (exit) => {
             const now = monotonic(clock)
@@ -316,9 +317,8 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
                 if (settled) return Effect.void
                 settled = true
                 const now = monotonic(clock)
-                return Effect.uninterruptible(
-                  settleAll(taken, now, (start) => outcomeAfter((firstContent ?? now) - start))
-                )
+                const settling = settleAll(taken, now, (start) => outcomeAfter((firstContent ?? now) - start))
+                return settling === undefined ? Effect.void : Effect.uninterruptible(settling)
               })
             yield* Scope.addFinalizer(
               scope,
