@@ -296,32 +296,29 @@ const complete =
   (id: string, stream: Streaming): Streaming =>
   (request) =>
     Stream.transformPull(
-      Stream.catchCause(
-        Stream.suspend(() => stream(request)),
-        (cause) => Stream.failCause(withoutDefects(id, cause))
-      ),
+      Stream.suspend(() => stream(request)),
       (pull) =>
         Effect.sync(() => {
           let finished = false
-          const cut = Effect.suspend(() =>
-            Effect.fail(
-              new ProviderError.APIError({
-                provider: id,
-                reason: "StreamCut",
-                description: "The stream ended without a finish part"
-              })
-            )
-          )
-          const next = Effect.map(
-            Pull.catchDone(pull, () => cut),
-            (parts) => {
+          // One step for all three ways to end: it is paid for each chunk.
+          const next: PartsPull = Pull.matchEffect(pull, {
+            onSuccess: (parts) => {
               const end = parts.findIndex((part) => part.type === "finish")
               const last = parts[end]
-              if (last?.type !== "finish") return parts
+              if (last?.type !== "finish") return Effect.succeed(parts)
               finished = true
-              return Arr.append(parts.slice(0, end), counted(last))
-            }
-          )
+              return Effect.succeed(Arr.append(parts.slice(0, end), counted(last)))
+            },
+            onFailure: (cause) => Effect.failCause(withoutDefects(id, cause)),
+            onDone: () =>
+              Effect.fail(
+                new ProviderError.APIError({
+                  provider: id,
+                  reason: "StreamCut",
+                  description: "The stream ended without a finish part"
+                })
+              )
+          })
           // Once it is finished, nobody waits for the connection to close.
           return Effect.suspend((): PartsPull => (finished ? Cause.done() : next))
         })
