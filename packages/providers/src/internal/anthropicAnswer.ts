@@ -2,24 +2,10 @@ import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import type * as Response from "effect/ai/Response"
 import * as DateTime from "effect/DateTime"
-import * as Option from "effect/Option"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
-
-// Only what an answer cannot do without is required: blocks of a kind that we do not know must not break a call.
-const Message = Schema.Struct({
-  id: Schema.optional(Schema.Unknown),
-  model: Schema.optional(Schema.Unknown),
-  content: Schema.Array(Schema.Record(Schema.String, Schema.Unknown)),
-  stop_reason: Schema.optional(Schema.Unknown),
-  stop_details: Schema.optional(Schema.Unknown),
-  usage: Schema.optional(Schema.Unknown)
-})
-
-const decodeMessage = Schema.decodeUnknownOption(Message)
 
 /** Reads the body of a message. `answerTool` is the tool through which the model was asked for JSON. */
 export const read = (
@@ -27,17 +13,20 @@ export const read = (
   reply: Reply,
   answerTool?: string
 ): Result.Result<ReadonlyArray<Response.PartEncoded>, ProviderError.ProviderError> => {
-  const message = Option.getOrUndefined(decodeMessage(json))
-  if (message === undefined) return Result.fail(reply.fail("InvalidResponse", "The answer is not a message"))
-  const stop = message.stop_reason
+  const message = Json.object(json)
+  const { content, stop_reason: stop } = message
+  // Only what an answer cannot do without is required: blocks of a kind that we do not know must not break a call.
+  if (!Array.isArray(content) || !content.every(Json.isObject)) {
+    return Result.fail(reply.fail("InvalidResponse", "The answer is not a message"))
+  }
   if (stop === undefined || stop === null) return Result.fail(reply.fail("StreamCut", "The answer has no stop reason"))
-  const parts = message.content.flatMap((block, index) => blockParts(block, index, answerTool))
-  if (stop === "refusal" && parts.length === 0) return Result.fail(refusal(message.stop_details, reply))
+  const parts = content.flatMap((block, index) => blockParts(block, index, answerTool))
+  if (stop === "refusal" && parts.length === 0) return Result.fail(refusal(message["stop_details"], reply))
   const answered = answerTool !== undefined && !parts.some((part) => part.type === "tool-call")
   return Result.succeed([
     metadata(message, reply),
     ...parts,
-    { type: "finish", reason: reasonOf(stop, answered), usage: usageOf(message.usage) }
+    { type: "finish", reason: reasonOf(stop, answered), usage: usageOf(message["usage"]) }
   ])
 }
 

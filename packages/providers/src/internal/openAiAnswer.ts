@@ -4,40 +4,24 @@ import type * as Response from "effect/ai/Response"
 import * as DateTime from "effect/DateTime"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
-
-// Only what an answer cannot do without is required. Whatever else a server sends, leaves out or misspells is read field by field.
-const Completion = Schema.Struct({
-  id: Schema.optional(Schema.Unknown),
-  model: Schema.optional(Schema.Unknown),
-  created: Schema.optional(Schema.Unknown),
-  usage: Schema.optional(Schema.Unknown),
-  choices: Schema.NonEmptyArray(
-    Schema.Struct({
-      index: Schema.optional(Schema.Unknown),
-      finish_reason: Schema.optional(Schema.Unknown),
-      message: Schema.Record(Schema.String, Schema.Unknown)
-    })
-  )
-})
-
-const decodeCompletion = Schema.decodeUnknownOption(Completion)
 
 /** Reads the body of a chat completion. */
 export const read = (
   json: unknown,
   reply: Reply
 ): Result.Result<ReadonlyArray<Response.PartEncoded>, ProviderError.ProviderError> => {
-  const completion = Option.getOrUndefined(decodeCompletion(json))
-  if (completion === undefined) {
+  const completion = Json.object(json)
+  const choices = Json.array(completion["choices"])
+  // Of several choices (`n`) the first is the answer.
+  const choice = choices.find((one) => Json.object(one)["index"] === 0) ?? choices[0]
+  const { message, finish_reason: finish } = Json.object(choice)
+  // Only what an answer cannot do without is required. Whatever else a server sends, leaves out or misspells is read field by field.
+  if (!Json.isObject(message)) {
     return Result.fail(reply.fail("InvalidResponse", "The answer is not a chat completion"))
   }
-  // Of several choices (`n`) the first is the answer.
-  const choice = completion.choices.find(({ index }) => index === 0) ?? completion.choices[0]
-  const { message, finish_reason: finish } = choice
   const failure = failureOf(finish, reply)
   if (failure !== undefined) return Result.fail(failure)
   if (!isFinish(finish)) return Result.fail(reply.fail("StreamCut", "The answer has no finish reason"))
@@ -55,7 +39,7 @@ export const read = (
   const refusal = Json.string(message["refusal"]) ?? ""
   const refused = refusedOf({ refusal, finish, empty: text === "" && calls.length === 0 }, reply)
   if (refused !== undefined) return Result.fail(refused)
-  content.push({ type: "finish", reason: reasonOf(finish, calls.length > 0), usage: usageOf(completion.usage) })
+  content.push({ type: "finish", reason: reasonOf(finish, calls.length > 0), usage: usageOf(completion["usage"]) })
   return Result.succeed(content)
 }
 
@@ -171,16 +155,12 @@ export const reasonOf = (finish: unknown, calls: boolean): Response.FinishReason
 }
 
 /** Chat completions count `prompt` and `completion` tokens, the Responses API calls the same `input` and `output`. */
-export const usageOf = (
-  value: unknown,
-  read: "prompt" | "input" = "prompt",
-  written: "completion" | "output" = "completion"
-): LlmResponse.Usage => {
+export const usageOf = (value: unknown, names: UsageNames = chatUsage): LlmResponse.Usage => {
   if (!Json.isObject(value)) return LlmResponse.unknownUsage
-  const input = Json.count(value[`${read}_tokens`])
-  const output = Json.count(value[`${written}_tokens`])
-  const cached = Json.count(Json.object(value[`${read}_tokens_details`])["cached_tokens"])
-  const reasoning = Json.count(Json.object(value[`${written}_tokens_details`])["reasoning_tokens"])
+  const input = Json.count(value[names.input])
+  const output = Json.count(value[names.output])
+  const cached = Json.count(Json.object(value[names.inputDetails])["cached_tokens"])
+  const reasoning = Json.count(Json.object(value[names.outputDetails])["reasoning_tokens"])
   return {
     inputTokens: {
       ...(input === undefined ? undefined : { total: input, uncached: Math.max(0, input - (cached ?? 0)) }),
@@ -196,3 +176,16 @@ export const usageOf = (
     }
   }
 }
+
+const usageNames = (input: string, output: string) => ({
+  input: `${input}_tokens`,
+  output: `${output}_tokens`,
+  inputDetails: `${input}_tokens_details`,
+  outputDetails: `${output}_tokens_details`
+})
+
+type UsageNames = ReturnType<typeof usageNames>
+
+const chatUsage = usageNames("prompt", "completion")
+
+export const responsesUsage: UsageNames = usageNames("input", "output")

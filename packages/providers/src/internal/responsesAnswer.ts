@@ -4,7 +4,7 @@ import * as DateTime from "effect/DateTime"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Json from "./json.ts"
-import { parametersOf, usageOf } from "./openAiAnswer.ts"
+import { parametersOf, responsesUsage, usageOf } from "./openAiAnswer.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
 
@@ -116,7 +116,7 @@ export const endOf = (
 ): Result.Result<Response.FinishPartEncoded, ProviderError.ProviderError> => {
   if (answer.refusal !== "") return Result.fail(reply.fail("Refusal", answer.refusal))
   const finish = (reason: Response.FinishReason) =>
-    Result.succeed({ type: "finish" as const, reason, usage: usageOf(response["usage"], "input", "output") })
+    Result.succeed({ type: "finish" as const, reason, usage: usageOf(response["usage"], responsesUsage) })
   const status = response["status"]
   switch (status) {
     case "completed":
