@@ -4,7 +4,7 @@ import { LlmRequest, LlmResponse, Provider, ProviderError } from "@llm-resilienc
 import { OpenAiCompatible } from "@llm-resilience/providers"
 import { Cause, Config, ConfigProvider, Duration, Effect, Exit, Layer, Redacted, Schema, Stream, Tracer } from "effect"
 import { Tool } from "effect/ai"
-import { FetchHttpClient, HttpClient } from "effect/http"
+import { FetchHttpClient, HttpClient, HttpClientResponse } from "effect/http"
 import { serve, sse } from "./server.ts"
 
 const hi = LlmRequest.make({ prompt: "Hi" })
@@ -812,6 +812,67 @@ describe("OpenAiCompatible", () => {
       })
     )
   })
+
+  it.live("joins the trace that it is asked in, and invents none", () =>
+    Effect.gen(function* () {
+      const server = yield* serve({ body: JSON.stringify(completion({ content: "Hello" })) })
+      const provider = yield* model({ baseUrl: server.baseUrl })
+
+      yield* provider.generate(hi)
+      const { traceId } = yield* Effect.withSpan(
+        Effect.andThen(provider.generate(hi), Effect.orDie(Effect.currentSpan)),
+        "request"
+      )
+
+      assert.deepStrictEqual(
+        server.received.map(({ headers }) =>
+          [headers["traceparent"], headers["b3"]].map((id) => id?.includes(traceId))
+        ),
+        [
+          [undefined, undefined],
+          [true, true]
+        ]
+      )
+    })
+  )
+
+  it.live("lets go of an answer that was read to its end, and of no other", () =>
+    Effect.gen(function* () {
+      const leftAlone = (status: number, body: string) =>
+        Effect.gen(function* () {
+          let signal: AbortSignal | undefined
+          const client = HttpClient.make((request, _, aborting) =>
+            Effect.sync(() => {
+              signal = aborting
+              return HttpClientResponse.fromWeb(request, new Response(body, { status }))
+            })
+          )
+          const provider = yield* Effect.provideService(
+            OpenAiCompatible.make({ model: "model-1", maxResponseBytes: 1000 }),
+            HttpClient.HttpClient,
+            client
+          )
+          yield* Effect.exit(provider.generate(hi))
+          return signal?.aborted === false
+        })
+      const answer = JSON.stringify(completion({ content: "Hello" }))
+
+      assert.isTrue(yield* leftAlone(200, answer))
+      assert.isFalse(yield* leftAlone(500, answer))
+      assert.isFalse(yield* leftAlone(200, "Hello"))
+      assert.isFalse(yield* leftAlone(200, " ".repeat(1001)))
+    })
+  )
+
+  it.live("does not take a body for JSON that ends in the middle of a character", () =>
+    Effect.gen(function* () {
+      const whole = new TextEncoder().encode(JSON.stringify(completion({ content: "Grüße" })))
+      const server = yield* serve({ body: [whole.subarray(0, 155), whole.subarray(155), Uint8Array.of(0xe2, 0x82)] })
+      const provider = yield* model({ baseUrl: server.baseUrl })
+
+      assert.deepInclude(yield* Effect.flip(provider.generate(hi)), { reason: "InvalidResponse" })
+    })
+  )
 
   it.live("reads its options from the configuration", () =>
     Effect.gen(function* () {

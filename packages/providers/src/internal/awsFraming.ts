@@ -9,7 +9,7 @@ const codec = new EventStreamCodec(toUtf8, fromUtf8)
 
 /** Binary events of AWS. An exception becomes an event of the name `error`, with its type among the fields of its body. */
 export const awsFraming: Framing = framing<Uint8Array>({
-  pieces: (bytes) => bytes,
+  pieces: () => (bytes) => bytes,
   // Every message begins with its length, and none is so long that its first byte is a letter or a bracket.
   begins: (piece) => (piece[0] === undefined ? "" : String.fromCharCode(piece[0])),
   text: (pieces) => toUtf8(joined(pieces)),

@@ -87,35 +87,52 @@ export const fromText = (text: string, now: number): Duration.Duration | undefin
 /** Reads the limits that providers report: OpenAI's `x-ratelimit-*` and Anthropic's `anthropic-ratelimit-*`. */
 export const limits = (headers: Headers, now: number): LlmResponse.Limits | undefined => {
   const found: { -readonly [K in keyof LlmResponse.Limits]: LlmResponse.Limit } = {}
-  for (const [key, name] of limitNames) {
-    const limit = limitOf(headers, name, now)
-    if (limit !== undefined) found[key] = limit
+  for (const fields of limitFields) {
+    const limit = limitOf(headers, fields, now)
+    if (limit !== undefined) found[fields.key] = limit
   }
   return Object.keys(found).length === 0 ? undefined : found
 }
 
-const limitNames = [
-  ["requests", "requests"],
-  ["tokens", "tokens"],
-  ["inputTokens", "input-tokens"],
-  ["outputTokens", "output-tokens"]
-] as const
-
-const limitOf = (headers: Headers, name: string, now: number): LlmResponse.Limit | undefined => {
-  const field = (field: "limit" | "remaining" | "reset") =>
-    headers[`anthropic-ratelimit-${name}-${field}`] ??
-    headers[`x-ratelimit-${field}-${name}`] ??
+const fieldsOf = (key: keyof LlmResponse.Limits, name: string) => {
+  const field = (field: "limit" | "remaining" | "reset"): ReadonlyArray<string> => [
+    `anthropic-ratelimit-${name}-${field}`,
+    `x-ratelimit-${field}-${name}`,
     // OpenRouter has one limit and does not say of what: it counts requests.
-    (name === "requests" ? headers[`x-ratelimit-${field}`] : undefined)
-  const limit = quantity(field("limit"))
-  const remaining = quantity(field("remaining"))
-  const reset = resetOf(field("reset"), now)
+    ...(name === "requests" ? [`x-ratelimit-${field}`] : [])
+  ]
+  return { key, limit: field("limit"), remaining: field("remaining"), reset: field("reset") }
+}
+
+const limitFields = [
+  fieldsOf("requests", "requests"),
+  fieldsOf("tokens", "tokens"),
+  fieldsOf("inputTokens", "input-tokens"),
+  fieldsOf("outputTokens", "output-tokens")
+]
+
+const limitOf = (
+  headers: Headers,
+  fields: (typeof limitFields)[number],
+  now: number
+): LlmResponse.Limit | undefined => {
+  const limit = quantity(first(headers, fields.limit))
+  const remaining = quantity(first(headers, fields.remaining))
+  const reset = resetOf(first(headers, fields.reset), now)
   if (limit === undefined && remaining === undefined && reset === undefined) return undefined
   return {
     ...(limit === undefined ? undefined : { limit }),
     ...(remaining === undefined ? undefined : { remaining }),
     ...(reset === undefined ? undefined : { reset })
   }
+}
+
+const first = (headers: Headers, names: ReadonlyArray<string>): string | undefined => {
+  for (const name of names) {
+    const value = headers[name]
+    if (value !== undefined) return value
+  }
+  return undefined
 }
 
 const quantity = (text: string | undefined): number | undefined =>

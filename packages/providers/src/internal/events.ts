@@ -94,19 +94,19 @@ const read = (
   let failure: ProviderError.ProviderError | undefined
   let ended = false
 
-  const bytes = Transport.limited(reply.response, maxStreamBytes, Effect.fail(Transport.tooLong(reply, maxStreamBytes)))
-  const opened = streaming.framing(bytes, {
-    event: (name, data) => {
-      if (failure === undefined && !decoder.isDone()) failure = decoder.event(name, data, parts)
-    },
-    broken: (description) => {
-      failure ??= reply.fail("InvalidResponse", description)
-    },
-    maxEventBytes,
-    maxDocumentBytes: maxResponseBytes
-  })
+  const beyond = Effect.suspend(() => Effect.fail(Transport.tooLong(reply, maxStreamBytes)))
+  return Effect.map(Transport.bodyOf(reply.response, maxStreamBytes, beyond), (body) => {
+    const frames = streaming.framing(body, {
+      event: (name, data) => {
+        if (failure === undefined && !decoder.isDone()) failure = decoder.event(name, data, parts)
+      },
+      broken: (description) => {
+        failure ??= reply.fail("InvalidResponse", description)
+      },
+      maxEventBytes,
+      maxDocumentBytes: maxResponseBytes
+    })
 
-  return Effect.map(opened, (frames) => {
     const endLastEvent = (): ProviderError.ProviderError | undefined => {
       frames.end()
       const unended = failure
@@ -145,17 +145,14 @@ const read = (
       return ended || decoder.isDone() ? Cause.done() : more
     })
 
-    const more: Reading["parts"] = Effect.flatMap(
-      Effect.matchEffect(frames.more, {
-        onSuccess: () => Effect.void,
-        onFailure: (error) => {
-          if (ProviderError.isProviderError(error)) failure ??= error
-          else finish(Cause.isDone(error) ? undefined : error)
-          return Effect.void
-        }
-      }),
-      () => next
-    )
+    const more: Reading["parts"] = Effect.matchEffect(frames.more, {
+      onSuccess: () => next,
+      onFailure: (error) => {
+        if (ProviderError.isProviderError(error)) failure ??= error
+        else finish(Cause.isDone(error) || Transport.isEmpty(error) ? undefined : error)
+        return next
+      }
+    })
 
     return { frames, parts: next, isComplete: () => decoder.isDone() && !ended }
   })

@@ -4,8 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Sse from "effect/encoding/Sse"
 import type * as HttpClientError from "effect/http/HttpClientError"
 import type * as Pull from "effect/Pull"
-import type * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
+import * as Utf8 from "./utf8.ts"
 
 /** What the events of a stream are handed to. */
 export interface Sink {
@@ -16,7 +15,7 @@ export interface Sink {
   readonly maxDocumentBytes: number
 }
 
-type Failure = HttpClientError.HttpClientError | ProviderError.ProviderError
+export type Failure = HttpClientError.HttpClientError | ProviderError.ProviderError
 
 /** A body that is being read. */
 export interface Frames {
@@ -31,51 +30,52 @@ export interface Frames {
   readonly document: () => string | undefined
 }
 
+/** The bytes of a body as they come. */
+export type Body = Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure, void>
+
 /** How a protocol tells one event from the next. */
-export type Framing = (
-  bytes: Stream.Stream<Uint8Array, Failure>,
-  sink: Sink
-) => Effect.Effect<Frames, never, Scope.Scope>
+export type Framing = (body: Body, sink: Sink) => Frames
 
 /** Makes a framing of pieces of text or of bytes. */
 export const framing =
   <Piece extends { readonly length: number }>(options: {
-    readonly pieces: (bytes: Stream.Stream<Uint8Array, Failure>) => Stream.Stream<Piece, Failure>
+    /** Makes what turns the bytes of one body into pieces. */
+    readonly pieces: () => (bytes: Uint8Array) => Piece
     /** The first character that counts, or nothing when there is none yet. */
     readonly begins: (piece: Piece) => string
     readonly text: (pieces: ReadonlyArray<Piece>) => string
     readonly parser: (sink: Sink) => { readonly feed: (piece: Piece) => void; readonly end: () => void }
   }): Framing =>
-  (bytes, sink) =>
-    Effect.map(Stream.toPull(options.pieces(bytes)), (pull) => {
-      const parser = options.parser(sink)
-      let beginning = true
-      let document: Array<Piece> | undefined
-      let length = 0
-      const feed = (piece: Piece): void => {
-        if (beginning) {
-          const start = options.begins(piece)
-          if (start === "") return
-          beginning = false
-          if (start === "{" || start === "[" || start === "<") document = []
-        }
-        if (document === undefined) return parser.feed(piece)
-        length += piece.length
-        if (length > sink.maxDocumentBytes) sink.broken(`The answer is longer than ${sink.maxDocumentBytes} bytes`)
-        else document.push(piece)
+  (body, sink) => {
+    const pieceOf = options.pieces()
+    const parser = options.parser(sink)
+    let beginning = true
+    let document: Array<Piece> | undefined
+    let length = 0
+    const feed = (piece: Piece): void => {
+      if (beginning) {
+        const start = options.begins(piece)
+        if (start === "") return
+        beginning = false
+        if (start === "{" || start === "[" || start === "<") document = []
       }
-      return {
-        more: Effect.map(pull, (pieces: Arr.NonEmptyReadonlyArray<Piece>) => {
-          for (const piece of pieces) feed(piece)
-        }),
-        end: parser.end,
-        document: () => (document === undefined ? undefined : options.text(document))
-      }
-    })
+      if (document === undefined) return parser.feed(piece)
+      length += piece.length
+      if (length > sink.maxDocumentBytes) sink.broken(`The answer is longer than ${sink.maxDocumentBytes} bytes`)
+      else document.push(piece)
+    }
+    return {
+      more: Effect.map(body, (chunks) => {
+        for (const bytes of chunks) feed(pieceOf(bytes))
+      }),
+      end: parser.end,
+      document: () => (document === undefined ? undefined : options.text(document))
+    }
+  }
 
 /** Server-sent events. */
 export const sse: Framing = framing<string>({
-  pieces: Stream.decodeText,
+  pieces: () => Utf8.decoder().text,
   begins: (piece) => piece.trimStart().charAt(0),
   text: (pieces) => pieces.join(""),
   parser: (sink) => {

@@ -2,9 +2,12 @@ import * as Classification from "../Classification.ts"
 import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import * as ProviderError from "@llm-resilience/core/ProviderError"
 import * as Cause from "effect/Cause"
+import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { constTrue } from "effect/Function"
 import * as Headers from "effect/http/Headers"
 import * as HttpBody from "effect/http/HttpBody"
 import * as HttpClient from "effect/http/HttpClient"
@@ -13,11 +16,13 @@ import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import type * as HttpClientResponse from "effect/http/HttpClientResponse"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import type * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
+import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import * as Url from "effect/http/Url"
+import type { Body, Failure } from "./framing.ts"
 import * as Json from "./json.ts"
 import { Unwritable } from "./prompt.ts"
+import * as Utf8 from "./utf8.ts"
 
 /** How much of an answer is read before it is given up. */
 export interface Bounds {
@@ -162,10 +167,9 @@ export const post = (
     const started = clock.monotonicTimeNanosUnsafe()
     const elapsed = () => Duration.nanos(clock.monotonicTimeNanosUnsafe() - started)
     const send = ({ request, secretHeaders, secrets }: Authorized) =>
-      Effect.mapError(endpoint.client.execute(request), (error) =>
+      Effect.mapError(traced(endpoint.client.execute(request), secretHeaders), (error) =>
         transportError(endpoint.provider, error, elapsed())
       ).pipe(
-        Effect.updateService(Headers.CurrentRedactedNames, (names) => [...names, ...secretHeaders]),
         Effect.flatMap((response) => {
           const reply = replyOf(endpoint, secrets, response, clock.currentTimeMillisUnsafe(), elapsed)
           return response.status >= 200 && response.status < 300
@@ -175,6 +179,20 @@ export const post = (
       )
     return Effect.flatMap(written(endpoint, kind, write), send)
   })
+
+/**
+ * The span of a request, without its secrets. Where nobody traces there is none: it would be seen by nobody, and the provider be sent the
+ * id of a trace that does not exist.
+ */
+const traced = <A, E, R>(
+  request: Effect.Effect<A, E, R>,
+  secretHeaders: ReadonlyArray<string>
+): Effect.Effect<A, E, R> =>
+  Effect.withFiber((fiber) =>
+    fiber.getRef(Tracer.Tracer) === Tracer.nativeTracer && fiber.cache.span === undefined
+      ? Effect.provideService(request, HttpClient.TracerDisabledWhen, constTrue)
+      : Effect.updateService(request, Headers.CurrentRedactedNames, (names) => [...names, ...secretHeaders])
+  )
 
 const written = (
   endpoint: Endpoint,
@@ -211,16 +229,17 @@ const replyOf = (
   elapsed: () => Duration.Duration
 ): Reply => {
   const { provider, model } = endpoint
-  const requestId = Classification.requestId(response.headers)
   const redact = (text: string) => secrets.reduce((rest, secret) => rest.replaceAll(secret, "<redacted>"), text)
-  const fail = (reason: ProviderError.Reason, description: string) =>
-    new ProviderError.APIError({
+  const fail = (reason: ProviderError.Reason, description: string) => {
+    const requestId = Classification.requestId(response.headers)
+    return new ProviderError.APIError({
       provider,
       reason,
       description: Classification.describe(redact(description)),
       status: response.status,
       ...(requestId === undefined ? undefined : { requestId })
     })
+  }
   return {
     response,
     provider,
@@ -289,29 +308,48 @@ const maxErrorBytes = 64 * 1024
 
 // The status counts even when the body that explains it is cut.
 const readError = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<string> =>
-  limited(response, maxErrorBytes, Cause.done()).pipe(
-    Stream.decodeText,
-    Stream.catchCause(() => Stream.empty),
-    Stream.mkString
+  Effect.catchCause(
+    textOf(response, maxErrorBytes, Cause.done(), (_, text) => Effect.succeed(text)),
+    () => Effect.succeed("")
   )
 
 /** The bytes of a body, and `beyond` in place of what exceeds the bound. */
-export const limited = <E>(
+export const bodyOf = (
   response: HttpClientResponse.HttpClientResponse,
   maxBytes: number,
-  beyond: Effect.Effect<never, E>
-): Stream.Stream<Uint8Array, HttpClientError.HttpClientError | Exclude<E, Cause.Done>> =>
-  Stream.transformPull(response.stream, (pull) =>
-    Effect.sync(() => {
+  beyond: Effect.Effect<never, ProviderError.ProviderError | Cause.Done>
+): Effect.Effect<Body, never, Scope.Scope> =>
+  Effect.flatMap(Effect.scope, (scope) =>
+    // One fiber reads, so nothing has to keep two of them apart, as `Stream.toPull` would.
+    Effect.map(Channel.toPullScoped(response.stream.channel, scope), (pull) => {
       let bytes = 0
-      return Effect.flatMap(
-        Effect.catch(pull, (error) =>
-          !Cause.isDone(error) && error.reason._tag === "EmptyBodyError" ? Cause.done() : Effect.fail(error)
-        ),
-        (chunks) => {
-          for (const chunk of chunks) bytes += chunk.byteLength
-          return bytes > maxBytes ? beyond : Effect.succeed(chunks)
-        }
+      return Effect.flatMap(pull, (chunks) => {
+        for (const chunk of chunks) bytes += chunk.byteLength
+        return bytes > maxBytes ? beyond : Effect.succeed(chunks)
+      })
+    })
+  )
+
+/** Whether there is no body at all, which is as good as one without bytes. */
+export const isEmpty = (error: Failure): boolean =>
+  error._tag === "HttpClientError" && error.reason._tag === "EmptyBodyError"
+
+/** The text of a body, or what to do about an error after some of it. */
+const textOf = <E>(
+  response: HttpClientResponse.HttpClientResponse,
+  maxBytes: number,
+  beyond: Effect.Effect<never, ProviderError.ProviderError | Cause.Done>,
+  broken: (error: Failure, text: string) => Effect.Effect<string, E>
+): Effect.Effect<string, E> =>
+  Effect.scoped(
+    Effect.flatMap(bodyOf(response, maxBytes, beyond), (body) => {
+      const utf8 = Utf8.decoder()
+      let text = ""
+      const read = Effect.map(body, (chunks) => {
+        for (const chunk of chunks) text += utf8.text(chunk)
+      })
+      return Effect.catch(Effect.forever(read, { disableYield: true }), (error) =>
+        Cause.isDone(error) || isEmpty(error) ? Effect.succeed(text + utf8.rest()) : broken(error, text)
       )
     })
   )
@@ -325,26 +363,28 @@ export const ask = (
   { readonly content: LlmResponse.LlmResponse["content"]; readonly limits?: LlmResponse.Limits },
   ProviderError.ProviderError
 > =>
-  Effect.scoped(
-    Effect.flatMap(post(endpoint, "whole", write), (reply) =>
+  Effect.suspend(() => {
+    const connection = Scope.makeUnsafe()
+    return Effect.flatMap(post(endpoint, "whole", write), (reply) =>
       Effect.flatMap(readWhole(endpoint, reply), (text) =>
         Effect.map(Effect.fromResult(readDocument(text, reply, reading())), (content) => {
           const limits = Classification.limits(reply.response.headers, reply.now)
           return { content, ...(limits === undefined ? undefined : { limits }) }
         })
       )
+    ).pipe(
+      Scope.provide(connection),
+      // An answer that was read leaves nothing to abort, and an abort is an exception with its stack.
+      Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Scope.close(connection, exit)))
     )
-  )
+  })
 
 const readWhole = (endpoint: Endpoint, reply: Reply): Effect.Effect<string, ProviderError.ProviderError> =>
-  limited(
+  textOf(
     reply.response,
     endpoint.bounds.maxResponseBytes,
-    Effect.fail(tooLong(reply, endpoint.bounds.maxResponseBytes))
-  ).pipe(
-    Stream.decodeText,
-    Stream.mkString,
-    Effect.mapError((error) => (ProviderError.isProviderError(error) ? error : reply.cut(error)))
+    Effect.suspend(() => Effect.fail(tooLong(reply, endpoint.bounds.maxResponseBytes))),
+    (error) => Effect.fail(ProviderError.isProviderError(error) ? error : reply.cut(error))
   )
 
 export const tooLong = (reply: Reply, maxBytes: number): ProviderError.APIError =>
