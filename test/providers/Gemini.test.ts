@@ -381,6 +381,15 @@ describe("Gemini", () => {
       })
     )
 
+    it.live("with the [DONE] that a gateway adds to any stream", () =>
+      Effect.gen(function* () {
+        const { error, parts } = yield* streamed(sse(chunk([{ text: "Hello" }], "STOP"), "[DONE]"))
+
+        assert.isUndefined(error)
+        assert.deepInclude(parts.at(-1), { type: "finish", reason: "stop" })
+      })
+    )
+
     it.live("that end badly", () =>
       Effect.gen(function* () {
         const said = chunk([{ text: "Hello" }])

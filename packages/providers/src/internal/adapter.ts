@@ -103,3 +103,5 @@ export const credentials = (
 /** The name under which a model is asked for JSON through a tool, in the characters that every provider allows. */
 export const toolName = (objectName: string): string =>
   objectName.replace(/[^a-zA-Z0-9_-]/g, "_").slice(0, 64) || "answer"
+
+export const answerToolDescription = "Gives the answer. Call it once, when the answer is complete."

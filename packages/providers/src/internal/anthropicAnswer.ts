@@ -6,6 +6,7 @@ import * as Result from "effect/Result"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
+import * as Usage from "./usage.ts"
 
 /** Reads the body of a message. `answerTool` is the tool through which the model was asked for JSON. */
 export const read = (
@@ -127,11 +128,7 @@ export const usageOf = (value: unknown): LlmResponse.Usage => {
   const output = Json.count(usage["output_tokens"])
   const reasoning = Json.count(Json.object(usage["output_tokens_details"])["thinking_tokens"])
   return {
-    inputTokens: {
-      ...(uncached === undefined ? undefined : { uncached, total: uncached + (cacheRead ?? 0) + (cacheWrite ?? 0) }),
-      ...(cacheRead === undefined ? undefined : { cacheRead }),
-      ...(cacheWrite === undefined ? undefined : { cacheWrite })
-    },
+    inputTokens: Usage.besideCache(uncached, cacheRead, cacheWrite),
     outputTokens: {
       ...(output === undefined ? undefined : { total: output }),
       ...(reasoning === undefined ? undefined : { reasoning })

@@ -2,11 +2,11 @@ import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
 import * as Record from "effect/Record"
 import type * as Schema from "effect/Schema"
-import { toolName, type Writing } from "./adapter.ts"
+import { answerToolDescription, toolName, type Writing } from "./adapter.ts"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
-import { systemTexts, turns } from "./turns.ts"
+import { systemTexts, turns, type Writer } from "./turns.ts"
 
 /** How the model is made to answer with JSON: see `Anthropic.Options.structuredOutput`. */
 export type StructuredOutput = "native" | "tool"
@@ -27,13 +27,12 @@ export const body = (
 ): Json.JsonObject => {
   const { settings } = options
   const system = systemBlocks(request.prompt)
-  // Whitespace as a stop sequence is answered with 400.
-  const stop = settings.stop?.filter((text) => text.trim() !== "") ?? []
+  const stop = Translation.stopSequences(settings)
   const written: Json.JsonObject = {
     model: options.model,
     max_tokens: settings.maxOutputTokens ?? options.maxTokens,
     ...(system.length === 0 ? undefined : { system }),
-    messages: turns(request.prompt, { user: userBlock, assistant: assistantBlock, result: resultBlock }),
+    messages: turns(request.prompt, writer),
     // The scale ends at 1, where others go on to 2; and newer models take the temperature or `top_p`, not both.
     ...(settings.temperature === undefined ? undefined : { temperature: Math.min(1, settings.temperature) }),
     ...(settings.topP === undefined || settings.temperature !== undefined ? undefined : { top_p: settings.topP }),
@@ -72,29 +71,6 @@ const file = (part: Prompt.FilePart): Json.JsonObject => {
       }
 }
 
-// Tools that the provider ran itself are left out: another provider, or this one without them, would refuse them.
-const assistantBlock = (part: Prompt.AssistantMessagePart): ReadonlyArray<Json.JsonObject> => {
-  switch (part.type) {
-    case "text":
-      return textBlock(part)
-    case "reasoning":
-      return thinkingBlock(part)
-    case "tool-call":
-      return part.providerExecuted
-        ? []
-        : [
-            {
-              type: "tool_use",
-              id: Translation.callId(part.id, maxIdLength),
-              name: part.name,
-              input: Json.isObject(part.params) ? part.params : {}
-            }
-          ]
-    default:
-      return []
-  }
-}
-
 const maxIdLength = 64
 
 // Thinking is accepted back only with the signature that Anthropic gave it. What another model thought stays with it.
@@ -104,23 +80,37 @@ const thinkingBlock = (part: Prompt.ReasoningPart): ReadonlyArray<Json.JsonObjec
   return typeof signature === "string" ? [{ type: "thinking", thinking: part.text, signature }] : []
 }
 
-const resultBlock = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> =>
-  part.providerExecuted
-    ? []
-    : [
-        {
-          type: "tool_result",
-          tool_use_id: Translation.callId(part.id, maxIdLength),
-          content: resultContent(part),
-          ...(part.isFailure ? { is_error: true } : undefined),
-          ...cacheControl(part.options)
-        }
-      ]
+const callBlock = (part: Prompt.ToolCallPart): ReadonlyArray<Json.JsonObject> => [
+  {
+    type: "tool_use",
+    id: Translation.callId(part.id, maxIdLength),
+    name: part.name,
+    input: Json.isObject(part.params) ? part.params : {}
+  }
+]
+
+const resultBlock = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> => [
+  {
+    type: "tool_result",
+    tool_use_id: Translation.callId(part.id, maxIdLength),
+    content: resultContent(part),
+    ...(part.isFailure ? { is_error: true } : undefined),
+    ...cacheControl(part.options)
+  }
+]
 
 const resultContent = (part: Prompt.ToolResultPart): string | ReadonlyArray<Json.JsonObject> =>
   part.modelOutput !== undefined && part.modelOutput.some((output) => output.type === "file")
     ? part.modelOutput.flatMap(userBlock)
     : Translation.resultText(part)
+
+const writer: Writer = {
+  user: userBlock,
+  text: textBlock,
+  reasoning: thinkingBlock,
+  call: callBlock,
+  result: resultBlock
+}
 
 const cacheControl = (options: { readonly [provider: string]: unknown }): Json.JsonObject | undefined => {
   const { cache_control: control } = Json.object(options["anthropic"])
@@ -142,7 +132,7 @@ const toolFields = (request: LlmRequest.LlmRequest, structured: StructuredOutput
         ...written,
         {
           name: answer,
-          description: "Gives the answer. Call it once, when the answer is complete.",
+          description: answerToolDescription,
           input_schema: JsonSchema.ofSchema(format.schema)
         }
       ],

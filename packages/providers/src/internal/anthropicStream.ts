@@ -1,25 +1,21 @@
 import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
-import * as Option from "effect/Option"
 import * as Record from "effect/Record"
 import * as Answer from "./anthropicAnswer.ts"
 import { Blocks } from "./blocks.ts"
-import type { Decoder } from "./events.ts"
+import { type Decoder, ofObjects } from "./events.ts"
 import * as Json from "./json.ts"
-import { isError, type Reply } from "./transport.ts"
+import type { Reply } from "./transport.ts"
 
 type Parts = Array<LlmResponse.LlmStreamPart>
 
 /** Decodes the events of a streamed message. `answerTool` is the tool through which the model was asked for JSON. */
 export const decoder = (reply: Reply, answerTool: string | undefined): Decoder => {
-  const blocks = new Blocks()
-  const answers = new Set<string>()
-  const signatures = new Map<string, string>()
+  const blocks = new Blocks(answerTool)
   let usage: Json.JsonObject = {}
   let stop: unknown = undefined
   let stopDetails: unknown = undefined
   let sources = 0
-  let done = false
 
   // Each event counts from the beginning, and leaves out (or sets to null) what has not changed.
   const count = (value: unknown): void => {
@@ -39,20 +35,14 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
         return blocks.tag(key, Answer.redacted(Json.string(start["data"]) ?? "").metadata)
       case "tool_use": {
         const name = Json.string(start["name"]) ?? ""
-        if (name === answerTool) {
-          answers.add(key)
-          return blocks.startText(key, parts)
-        }
         return blocks.tool(key, { id: Json.string(start["id"]) || `call_${key}`, name, params: start["input"] }, parts)
       }
     }
   }
 
   const sign = (key: string, value: unknown): void => {
-    if (typeof value !== "string" || value === "") return
-    const signature = (signatures.get(key) ?? "") + value
-    signatures.set(key, signature)
-    blocks.tag(key, { anthropic: { signature } })
+    if (typeof value === "string" && value !== "")
+      blocks.sign(key, value, (signature) => ({ anthropic: { signature } }))
   }
 
   const append = (key: string, delta: Json.JsonObject, parts: Parts): void => {
@@ -67,39 +57,22 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
       case "citations_delta":
         parts.push(...Answer.sources([delta["citation"]], `${sources++}_`))
         return
-      case "input_json_delta": {
-        const json = Json.string(delta["partial_json"]) ?? ""
-        return answers.has(key) ? blocks.text(key, json, parts) : blocks.params(key, json, parts)
-      }
+      case "input_json_delta":
+        return blocks.params(key, Json.string(delta["partial_json"]) ?? "", parts)
     }
   }
 
-  const complete = (parts: Parts): ProviderError.ProviderError | undefined => {
-    blocks.closeAll(parts)
+  const finish = (parts: Parts): ProviderError.ProviderError | undefined => {
+    if (stop === undefined || stop === null) return reply.cut(undefined)
     if (stop === "refusal" && !blocks.emitted) return Answer.refusal(stopDetails, reply)
-    const reason = Answer.reasonOf(stop, answerTool !== undefined && !blocks.called)
-    if (blocks.unreadable && reason !== "length") {
-      return reply.fail("InvalidResponse", "The arguments of a tool call are not JSON")
-    }
-    done = true
-    parts.push({ type: "finish", reason, usage: Answer.usageOf(usage) })
-    return undefined
+    const reason = Answer.reasonOf(stop, blocks.answered)
+    return blocks.finish({ type: "finish", reason, usage: Answer.usageOf(usage) }, reply, parts)
   }
-
-  const finish = (parts: Parts): ProviderError.ProviderError | undefined =>
-    stop === undefined || stop === null ? reply.cut(undefined) : complete(parts)
 
   return {
-    isDone: () => done,
+    isDone: () => blocks.isDone(),
     end: finish,
-    event: (name, data, parts) => {
-      const json = Option.getOrUndefined(Json.parse(data))
-      if (name === "error" || isError(json)) return reply.classify(data)
-      if (!Json.isObject(json)) {
-        return data.startsWith("[DONE]")
-          ? undefined
-          : reply.fail("InvalidResponse", `An event is not JSON: ${data.slice(0, 4000)}`)
-      }
+    event: ofObjects(reply, (json, parts) => {
       const key = String(Json.count(json["index"]) ?? 0)
       switch (json["type"]) {
         case "content_block_delta":
@@ -129,6 +102,6 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
         default:
           return undefined
       }
-    }
+    })
   }
 }

@@ -7,6 +7,7 @@ import * as Classification from "../Classification.ts"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
+import * as Usage from "./usage.ts"
 
 /** Reads the answer of Converse. `answerTool` is the tool through which the model was asked for JSON. */
 export const read = (
@@ -134,11 +135,7 @@ export const usageOf = (value: unknown): LlmResponse.Usage => {
   const cacheWrite = Json.count(value["cacheWriteInputTokens"])
   const output = Json.count(value["outputTokens"])
   return {
-    inputTokens: {
-      ...(uncached === undefined ? undefined : { uncached, total: uncached + (cacheRead ?? 0) + (cacheWrite ?? 0) }),
-      ...(cacheRead === undefined ? undefined : { cacheRead }),
-      ...(cacheWrite === undefined ? undefined : { cacheWrite })
-    },
+    inputTokens: Usage.besideCache(uncached, cacheRead, cacheWrite),
     outputTokens: output === undefined ? {} : { total: output }
   }
 }

@@ -1,10 +1,10 @@
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
-import { toolName, type Writing } from "./adapter.ts"
+import { answerToolDescription, toolName, type Writing } from "./adapter.ts"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
-import { systemTexts, type Turn, turns } from "./turns.ts"
+import { systemTexts, type Turn, turns, type Writer } from "./turns.ts"
 
 /** The tool through which a model answers with JSON: Converse has no other way that all of its models know. */
 export const answerTool = (request: LlmRequest.LlmRequest): string | undefined =>
@@ -17,14 +17,14 @@ export const body = (request: LlmRequest.LlmRequest, options: Writing): Json.Jso
     { text: message.content },
     ...cachePoint(message.options)
   ])
-  const stop = settings.stop?.filter((text) => text.trim() !== "") ?? []
+  const stop = Translation.stopSequences(settings)
   const inference = {
     ...(settings.maxOutputTokens === undefined ? undefined : { maxTokens: settings.maxOutputTokens }),
     ...(settings.temperature === undefined ? undefined : { temperature: Math.min(1, settings.temperature) }),
     ...(settings.topP === undefined ? undefined : { topP: settings.topP }),
     ...(stop.length === 0 ? undefined : { stopSequences: stop })
   }
-  const messages = turns(request.prompt, { user: userBlock, assistant: assistantBlock, result: resultBlock })
+  const messages = turns(request.prompt, writer)
   return {
     ...(system.length === 0 ? undefined : { system }),
     messages: withNames(messages),
@@ -87,30 +87,6 @@ const sourceOf = (part: Prompt.FilePart): Json.JsonObject => {
   return { bytes: source.data }
 }
 
-// Tools that the provider ran itself are left out: another provider, or this one without them, would refuse them.
-const assistantBlock = (part: Prompt.AssistantMessagePart): ReadonlyArray<Json.JsonObject> => {
-  switch (part.type) {
-    case "text":
-      return textBlock(part)
-    case "reasoning":
-      return thinkingBlock(part)
-    case "tool-call":
-      return part.providerExecuted
-        ? []
-        : [
-            {
-              toolUse: {
-                toolUseId: Translation.callId(part.id, maxIdLength),
-                name: part.name,
-                input: Json.isObject(part.params) ? part.params : {}
-              }
-            }
-          ]
-    default:
-      return []
-  }
-}
-
 const maxIdLength = 64
 
 // Reasoning is accepted back only with the signature that its model gave it.
@@ -120,24 +96,39 @@ const thinkingBlock = (part: Prompt.ReasoningPart): ReadonlyArray<Json.JsonObjec
   return typeof signature === "string" ? [{ reasoningContent: { reasoningText: { text: part.text, signature } } }] : []
 }
 
-const resultBlock = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> =>
-  part.providerExecuted
-    ? []
-    : [
-        {
-          toolResult: {
-            toolUseId: Translation.callId(part.id, maxIdLength),
-            content: resultContent(part),
-            ...(part.isFailure ? { status: "error" } : undefined)
-          }
-        },
-        ...cachePoint(part.options)
-      ]
+const callBlock = (part: Prompt.ToolCallPart): ReadonlyArray<Json.JsonObject> => [
+  {
+    toolUse: {
+      toolUseId: Translation.callId(part.id, maxIdLength),
+      name: part.name,
+      input: Json.isObject(part.params) ? part.params : {}
+    }
+  }
+]
+
+const resultBlock = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> => [
+  {
+    toolResult: {
+      toolUseId: Translation.callId(part.id, maxIdLength),
+      content: resultContent(part),
+      ...(part.isFailure ? { status: "error" } : undefined)
+    }
+  },
+  ...cachePoint(part.options)
+]
 
 const resultContent = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> =>
   part.modelOutput !== undefined && part.modelOutput.some((output) => output.type === "file")
     ? part.modelOutput.flatMap((output) => (output.type === "file" ? [file(output)] : textBlock(output)))
     : [{ text: Translation.resultText(part) }]
+
+const writer: Writer = {
+  user: userBlock,
+  text: textBlock,
+  reasoning: thinkingBlock,
+  call: callBlock,
+  result: resultBlock
+}
 
 const cachePoint = (options: { readonly [provider: string]: unknown }): ReadonlyArray<Json.JsonObject> => {
   const { cachePoint: point } = Json.object(options["bedrock"])
@@ -149,11 +140,7 @@ const toolConfig = (request: LlmRequest.LlmRequest, messages: ReadonlyArray<Turn
   const answer = answerTool(request)
   const specs = tools.map(({ description, name, parameters }) => spec(name, description, parameters))
   if (answer !== undefined && request.responseFormat.type === "json") {
-    const format = spec(
-      answer,
-      "Gives the answer. Call it once, when the answer is complete.",
-      JsonSchema.ofSchema(request.responseFormat.schema)
-    )
+    const format = spec(answer, answerToolDescription, JsonSchema.ofSchema(request.responseFormat.schema))
     const only = specs.length === 0 || choice === "none"
     const forced = only ? { tool: { name: answer } } : typeof choice === "object" ? chosen(choice) : { any: {} }
     return { toolConfig: { tools: [...specs, format], toolChoice: forced } }

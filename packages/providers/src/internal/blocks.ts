@@ -1,7 +1,9 @@
 import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
+import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import type * as Response from "effect/ai/Response"
 import * as Option from "effect/Option"
 import * as Json from "./json.ts"
+import type { Reply } from "./transport.ts"
 
 type Parts = Array<LlmResponse.LlmStreamPart>
 
@@ -21,15 +23,35 @@ export interface ToolCall {
   readonly metadata?: Response.ProviderMetadata | undefined
 }
 
-/** The blocks of a streamed answer that are open, by the key that the protocol has for them. */
+/**
+ * The blocks of a streamed answer that are open, by the key that the protocol has for them. A call of `answerTool`, through which the model
+ * was asked for JSON, is the text of the answer.
+ */
 export class Blocks {
+  private readonly answerTool: string | undefined
   private readonly open = new Map<string, Block>()
+  private readonly answers = new Set<string>()
+  private readonly signatures = new Map<string, string>()
+  private done = false
   /** Whether anything was said, thought or called. */
   emitted = false
   /** Whether a tool was called. */
   called = false
-  /** Whether the parameters of a call were no JSON. The end of the budget cuts them, and only the finish reason tells. */
-  unreadable = false
+  // Whether the parameters of a call were no JSON. The end of the budget cuts them, and only the finish reason tells.
+  private unreadable = false
+
+  constructor(answerTool?: string) {
+    this.answerTool = answerTool
+  }
+
+  /** Whether the tool through which the model was asked for JSON was all that it used. */
+  get answered(): boolean {
+    return this.answerTool !== undefined && !this.called
+  }
+
+  isDone(): boolean {
+    return this.done
+  }
 
   startText(key: string, parts: Parts): void {
     if (this.open.has(key)) return
@@ -62,7 +84,18 @@ export class Blocks {
     if (block !== undefined && block.type !== "tool") block.metadata = { ...block.metadata, ...metadata }
   }
 
+  /** Signs reasoning with a signature that comes in pieces. */
+  sign(key: string, piece: string, metadata: (signature: string) => Response.ProviderMetadata): void {
+    const signature = (this.signatures.get(key) ?? "") + piece
+    this.signatures.set(key, signature)
+    this.tag(key, metadata(signature))
+  }
+
   tool(key: string, call: ToolCall, parts: Parts): void {
+    if (call.name === this.answerTool) {
+      this.answers.add(key)
+      return this.startText(key, parts)
+    }
     // A key that is used again belongs to another block.
     this.close(key, parts)
     this.emitted = true
@@ -72,6 +105,7 @@ export class Blocks {
   }
 
   params(key: string, delta: string, parts: Parts): void {
+    if (this.answers.has(key)) return this.text(key, delta, parts)
     const block = this.open.get(key)
     if (block?.type !== "tool" || delta === "") return
     block.text += delta
@@ -96,5 +130,16 @@ export class Blocks {
 
   closeAll(parts: Parts): void {
     for (const key of this.open.keys()) this.close(key, parts)
+  }
+
+  /** Ends the answer, or gives the error that it cannot end with. */
+  finish(end: Response.FinishPartEncoded, reply: Reply, parts: Parts): ProviderError.ProviderError | undefined {
+    this.closeAll(parts)
+    if (this.unreadable && end.reason !== "length") {
+      return reply.fail("InvalidResponse", "The arguments of a tool call are not JSON")
+    }
+    this.done = true
+    parts.push(end)
+    return undefined
   }
 }

@@ -6,12 +6,13 @@ import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import type * as HttpClientError from "effect/http/HttpClientError"
+import * as Option from "effect/Option"
 import type * as Pull from "effect/Pull"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Frames, Framing } from "./framing.ts"
-import type * as Json from "./json.ts"
+import * as Json from "./json.ts"
 import * as Transport from "./transport.ts"
 
 type Part = LlmResponse.LlmStreamPart
@@ -28,6 +29,21 @@ export interface Decoder {
   /** Whether the answer is complete, so that nothing after it matters. */
   readonly isDone: () => boolean
 }
+
+/** Makes what decodes an event from what reads the object in it. `[DONE]`, with which gateways end the streams of any protocol, says nothing. */
+export const ofObjects =
+  (
+    reply: Transport.Reply,
+    read: (json: Json.JsonObject, parts: Array<Part>, name: string) => ProviderError.ProviderError | undefined
+  ): Decoder["event"] =>
+  (name, data, parts) => {
+    const json = Option.getOrUndefined(Json.parse(data))
+    if (name === "error" || Transport.isError(json)) return reply.classify(data)
+    if (Json.isObject(json)) return read(json, parts, name)
+    return data.startsWith("[DONE]")
+      ? undefined
+      : reply.fail("InvalidResponse", `An event is not JSON: ${data.slice(0, 4000)}`)
+  }
 
 /** How a protocol streams: how its bytes become events, and its events parts. */
 export interface Streaming {

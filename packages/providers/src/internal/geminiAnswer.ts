@@ -5,6 +5,7 @@ import * as DateTime from "effect/DateTime"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
+import * as Usage from "./usage.ts"
 
 export const metadata = (chunk: Json.JsonObject, reply: Reply): Response.ResponseMetadataPartEncoded => ({
   type: "response-metadata",
@@ -72,10 +73,7 @@ export const usageOf = (value: unknown): LlmResponse.Usage => {
   const reasoning = Json.count(value["thoughtsTokenCount"])
   const output = text === undefined && reasoning === undefined ? undefined : (text ?? 0) + (reasoning ?? 0)
   return {
-    inputTokens: {
-      ...(input === undefined ? undefined : { total: input, uncached: Math.max(0, input - (cached ?? 0)) }),
-      ...(cached === undefined ? undefined : { cacheRead: cached })
-    },
+    inputTokens: Usage.withCache(input, cached),
     outputTokens: {
       ...(output === undefined ? undefined : { total: output }),
       ...(text === undefined ? undefined : { text }),

@@ -1,10 +1,10 @@
 import type * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import type * as Prompt from "effect/ai/Prompt"
-import { toolName, type Writing } from "./adapter.ts"
+import { answerToolDescription, toolName, type Writing } from "./adapter.ts"
 import * as Json from "./json.ts"
 import * as JsonSchema from "./jsonSchema.ts"
 import * as Translation from "./prompt.ts"
-import { systemTexts, type Turn, turns } from "./turns.ts"
+import { systemTexts, type Turn, turns, type Writer } from "./turns.ts"
 
 /** How the model is made to answer with JSON: see `Gemini.Options.structuredOutput`. */
 export type StructuredOutput = "native" | "tool"
@@ -22,7 +22,7 @@ export const body = (
 ): Json.JsonObject => {
   const { settings } = options
   const system = systemTexts(request.prompt)
-  const written = turns(request.prompt, { user: userPart, assistant: assistantPart, result: resultPart })
+  const written = turns(request.prompt, writer)
   const format = request.responseFormat
   const answer = answerTool(request, options.structuredOutput)
   const generation = {
@@ -74,27 +74,25 @@ const file = (part: Prompt.FilePart): Json.JsonObject => {
 }
 
 // Thoughts stay with the model that had them; their signatures go back where they came from, on the text or the call that they led to.
-const assistantPart = (part: Prompt.AssistantMessagePart): ReadonlyArray<Json.JsonObject> => {
-  const { thoughtSignature } = Json.object(Json.object(part.options)["gemini"])
-  const signature = typeof thoughtSignature === "string" ? { thoughtSignature } : undefined
-  switch (part.type) {
-    case "text":
-      return part.text === "" && signature === undefined ? [] : [{ text: part.text, ...signature }]
-    case "file":
-      return [file(part)]
-    case "tool-call":
-      return part.providerExecuted
-        ? []
-        : [{ functionCall: { name: part.name, args: Json.isObject(part.params) ? part.params : {} }, ...signature }]
-    default:
-      return []
+const writer: Writer = {
+  user: userPart,
+  text: (part) => {
+    const signature = signatureOf(part)
+    return part.text === "" && signature === undefined ? [] : [{ text: part.text, ...signature }]
+  },
+  file: (part) => [file(part)],
+  call: (part) => [
+    { functionCall: { name: part.name, args: Json.isObject(part.params) ? part.params : {} }, ...signatureOf(part) }
+  ],
+  result: (part) => {
+    const text = Translation.resultText(part)
+    return [{ functionResponse: { name: part.name, response: part.isFailure ? { error: text } : { output: text } } }]
   }
 }
 
-const resultPart = (part: Prompt.ToolResultPart): ReadonlyArray<Json.JsonObject> => {
-  if (part.providerExecuted) return []
-  const text = Translation.resultText(part)
-  return [{ functionResponse: { name: part.name, response: part.isFailure ? { error: text } : { output: text } } }]
+const signatureOf = (part: Prompt.TextPart | Prompt.ToolCallPart): Json.JsonObject | undefined => {
+  const { thoughtSignature } = Json.object(part.options["gemini"])
+  return typeof thoughtSignature === "string" ? { thoughtSignature } : undefined
 }
 
 const toolFields = (request: LlmRequest.LlmRequest, answer: string | undefined): Json.JsonObject => {
@@ -107,7 +105,7 @@ const toolFields = (request: LlmRequest.LlmRequest, answer: string | undefined):
   if (answer !== undefined && request.responseFormat.type === "json") {
     const format = {
       name: answer,
-      description: "Gives the answer. Call it once, when the answer is complete.",
+      description: answerToolDescription,
       parametersJsonSchema: JsonSchema.ofSchema(request.responseFormat.schema)
     }
     const only = choice === "none" ? [answer] : typeof choice === "object" ? [choice.tool] : undefined

@@ -1,13 +1,12 @@
 import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import type * as Response from "effect/ai/Response"
-import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import { Blocks } from "./blocks.ts"
-import type { Decoder } from "./events.ts"
+import { type Decoder, ofObjects } from "./events.ts"
 import * as Answer from "./geminiAnswer.ts"
 import * as Json from "./json.ts"
-import { isError, type Reply } from "./transport.ts"
+import type { Reply } from "./transport.ts"
 
 type Parts = Array<LlmResponse.LlmStreamPart>
 
@@ -43,18 +42,12 @@ export const decoder = (reply: Reply, answerTool: string | undefined): Decoder =
     // A finish reason may stand in the middle, when the model runs code of its own: only the end of the stream is the end.
     isDone: () => false,
     end: reading.end,
-    event: (name, data, parts) => {
-      const json = Option.getOrUndefined(Json.parse(data))
-      if (name === "error" || isError(json)) return reply.classify(data)
-      return Json.isObject(json)
-        ? reading.chunk(json, parts)
-        : reply.fail("InvalidResponse", `An event is not JSON: ${data.slice(0, 4000)}`)
-    }
+    event: ofObjects(reply, reading.chunk)
   }
 }
 
 const chunkReader = (reply: Reply, answerTool: string | undefined) => {
-  const blocks = new Blocks()
+  const blocks = new Blocks(answerTool)
   let named = false
   let open: "text" | "reasoning" | undefined
   let count = 0
@@ -106,12 +99,8 @@ const chunkReader = (reply: Reply, answerTool: string | undefined) => {
     const params = functionCall["args"] ?? {}
     leave(parts)
     count++
-    if (name === answerTool) {
-      blocks.text(String(count), Json.textOf(params), parts)
-      return blocks.close(String(count), parts)
-    }
     const id = Json.string(functionCall["id"]) || `call_${calls}`
-    calls++
+    if (name !== answerTool) calls++
     blocks.tool(String(count), { id, name, params, metadata }, parts)
     blocks.params(String(count), Json.textOf(params), parts)
     blocks.close(String(count), parts)

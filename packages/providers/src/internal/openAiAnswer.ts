@@ -7,6 +7,7 @@ import * as Result from "effect/Result"
 import * as Json from "./json.ts"
 import * as Sources from "./sources.ts"
 import type { Reply } from "./transport.ts"
+import * as Usage from "./usage.ts"
 
 /** Reads the body of a chat completion. */
 export const read = (
@@ -162,10 +163,7 @@ export const usageOf = (value: unknown, names: UsageNames = chatUsage): LlmRespo
   const cached = Json.count(Json.object(value[names.inputDetails])["cached_tokens"])
   const reasoning = Json.count(Json.object(value[names.outputDetails])["reasoning_tokens"])
   return {
-    inputTokens: {
-      ...(input === undefined ? undefined : { total: input, uncached: Math.max(0, input - (cached ?? 0)) }),
-      ...(cached === undefined ? undefined : { cacheRead: cached })
-    },
+    inputTokens: Usage.withCache(input, cached),
     outputTokens: {
       ...(output === undefined ? undefined : { total: output }),
       ...(reasoning === undefined ? undefined : { reasoning }),

@@ -148,6 +148,10 @@ export const providerOptions = (
   ...(provider === protocol ? undefined : settings.providerOptions?.[provider])
 })
 
+/** The stop sequences for a provider that refuses one of whitespace. */
+export const stopSequences = (settings: LlmRequest.Settings): ReadonlyArray<string> =>
+  settings.stop?.filter((text) => text.trim() !== "") ?? []
+
 /** The settings of a request on top of the defaults of the provider. */
 export const settingsOf = (
   defaults: LlmRequest.Settings | undefined,

@@ -1,12 +1,11 @@
 import type * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
-import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import { Blocks } from "./blocks.ts"
-import type { Decoder } from "./events.ts"
+import { type Decoder, ofObjects } from "./events.ts"
 import * as Json from "./json.ts"
 import * as Answer from "./responsesAnswer.ts"
-import { isError, type Reply } from "./transport.ts"
+import type { Reply } from "./transport.ts"
 
 type Parts = Array<LlmResponse.LlmStreamPart>
 
@@ -18,7 +17,6 @@ export const decoder = (reply: Reply): Decoder => {
   const withParams = new Set<number>()
   let refusal = ""
   let sources = 0
-  let done = false
 
   const thought = (index: number, key: string, delta: string, parts: Parts): void => {
     const keys = reasoning.get(index) ?? new Set()
@@ -62,26 +60,14 @@ export const decoder = (reply: Reply): Decoder => {
     blocks.closeAll(parts)
     const finish = Answer.endOf(response, { empty: !blocks.emitted, calls: blocks.called, refusal }, reply)
     if (Result.isFailure(finish)) return finish.failure
-    if (blocks.unreadable && finish.success.reason !== "length") {
-      return reply.fail("InvalidResponse", "The arguments of a tool call are not JSON")
-    }
-    done = true
-    parts.push(finish.success)
-    return undefined
+    return blocks.finish(finish.success, reply, parts)
   }
 
   return {
-    isDone: () => done,
+    isDone: () => blocks.isDone(),
     // Only the last event says that the answer is complete.
     end: () => reply.cut(undefined),
-    event: (name, data, parts) => {
-      const json = Option.getOrUndefined(Json.parse(data))
-      if (name === "error" || isError(json)) return reply.classify(data)
-      if (!Json.isObject(json)) {
-        return data.startsWith("[DONE]")
-          ? undefined
-          : reply.fail("InvalidResponse", `An event is not JSON: ${data.slice(0, 4000)}`)
-      }
+    event: ofObjects(reply, (json, parts) => {
       const index = Json.count(json["output_index"]) ?? 0
       const delta = Json.string(json["delta"]) ?? ""
       const text = `${index}.${Json.count(json["content_index"]) ?? 0}`
@@ -124,6 +110,6 @@ export const decoder = (reply: Reply): Decoder => {
         default:
           return undefined
       }
-    }
+    })
   }
 }

@@ -11,7 +11,10 @@ export interface Turn {
 /** How a protocol writes the parts of a prompt. A part may be left out, or become several. */
 export interface Writer {
   readonly user: (part: Prompt.UserMessagePart) => ReadonlyArray<Json.JsonObject>
-  readonly assistant: (part: Prompt.AssistantMessagePart) => ReadonlyArray<Json.JsonObject>
+  readonly text: (part: Prompt.TextPart) => ReadonlyArray<Json.JsonObject>
+  readonly reasoning?: (part: Prompt.ReasoningPart) => ReadonlyArray<Json.JsonObject>
+  readonly file?: (part: Prompt.FilePart) => ReadonlyArray<Json.JsonObject>
+  readonly call: (part: Prompt.ToolCallPart) => ReadonlyArray<Json.JsonObject>
   readonly result: (part: Prompt.ToolResultPart) => ReadonlyArray<Json.JsonObject>
 }
 
@@ -44,19 +47,14 @@ export const turns = (prompt: Prompt.Prompt, writer: Writer): ReadonlyArray<Turn
         add("user", message.content.flatMap(writer.user))
         break
       case "assistant":
-        add("assistant", message.content.flatMap(writer.assistant))
         add(
-          "user",
-          message.content.flatMap((part) => (part.type === "tool-result" ? writer.result(part) : [])),
-          true
+          "assistant",
+          message.content.flatMap((part) => assistant(part, writer))
         )
+        add("user", resultsOf(message.content, writer), true)
         break
       case "tool":
-        add(
-          "user",
-          message.content.flatMap((part) => (part.type === "tool-result" ? writer.result(part) : [])),
-          true
-        )
+        add("user", resultsOf(message.content, writer), true)
         break
     }
   }
@@ -67,6 +65,28 @@ export const turns = (prompt: Prompt.Prompt, writer: Writer): ReadonlyArray<Turn
   trimPrefill(written.at(-1))
   return written
 }
+
+// Tools that the provider ran itself are left out: another provider, or this one without them, would refuse them.
+const assistant = (part: Prompt.AssistantMessagePart, writer: Writer): ReadonlyArray<Json.JsonObject> => {
+  switch (part.type) {
+    case "text":
+      return writer.text(part)
+    case "reasoning":
+      return writer.reasoning?.(part) ?? []
+    case "file":
+      return writer.file?.(part) ?? []
+    case "tool-call":
+      return part.providerExecuted ? [] : writer.call(part)
+    default:
+      return []
+  }
+}
+
+const resultsOf = (
+  parts: ReadonlyArray<Prompt.AssistantMessagePart | Prompt.ToolMessagePart>,
+  writer: Writer
+): ReadonlyArray<Json.JsonObject> =>
+  parts.flatMap((part) => (part.type === "tool-result" && !part.providerExecuted ? writer.result(part) : []))
 
 // An answer that the model shall continue must not end in whitespace.
 const trimPrefill = (last: Turn | undefined): void => {
