@@ -4,6 +4,7 @@
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import { parseArgs } from "node:util"
+import * as Adapter from "./Adapter.ts"
 import * as Cache from "./Cache.ts"
 import * as Chain from "./Chain.ts"
 import { type Effort, keepsGoal, measure, type Result } from "./Measure.ts"
@@ -41,6 +42,7 @@ const program = Effect.gen(function* () {
     Chain.figures,
     Policies.figures,
     Streams.figures,
+    Adapter.figures,
     Cache.figures,
     Cache.indexFigures(options)
   ])
