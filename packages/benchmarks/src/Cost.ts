@@ -18,7 +18,7 @@ export interface Effort {
   readonly rounds: number
   readonly calls: number
   readonly streams: number
-  /** Calls before the heap is looked at again. */
+  /** Calls before the memory is looked at. */
   readonly remembered: number
 }
 
@@ -29,7 +29,16 @@ export interface Cost {
   readonly callWallMicros: number
   readonly callBytes: number
   readonly chunkCpuMicros: number
+  /** What stays behind for each of the calls before the memory was looked at. */
   readonly retainedBytes: number
+  readonly memory: Memory
+}
+
+/** The memory of a process after so many calls, and after a collection. */
+export interface Memory {
+  readonly calls: number
+  readonly heapBytes: number
+  readonly residentBytes: number
 }
 
 /** The chunks of a canned stream. */
@@ -54,25 +63,24 @@ export const table = (running: ReadonlyArray<Running>, effort: Effort): Effect.E
         keep(streams.get(system.system), stream)
       }
     }
-    const costs: Array<Cost> = []
-    for (const system of running) {
-      const { retainedBytes } = yield* system.spend({
-        _tag: "Spend",
-        stream: false,
-        calls: effort.remembered,
-        collect: true
-      })
-      const call = calls.get(system.system) ?? empty()
-      costs.push({
-        system: system.system.name,
-        callCpuMicros: median(call.cpuMicros),
-        callWallMicros: median(call.wallMicros),
-        callBytes: median(call.bytes),
-        chunkCpuMicros: median(streams.get(system.system)?.cpuMicros ?? []) / chunks,
-        retainedBytes: retainedBytes / effort.remembered
-      })
-    }
-    return costs
+    // Memory does not mind a neighbour, as time does.
+    return yield* Effect.forEach(
+      running,
+      ({ spend, system }) =>
+        Effect.map(spend({ _tag: "Spend", stream: false, calls: effort.remembered, collect: true }), (spent): Cost => {
+          const call = calls.get(system) ?? empty()
+          return {
+            system: system.name,
+            callCpuMicros: median(call.cpuMicros),
+            callWallMicros: median(call.wallMicros),
+            callBytes: median(call.bytes),
+            chunkCpuMicros: median(streams.get(system)?.cpuMicros ?? []) / chunks,
+            retainedBytes: spent.retainedBytes / effort.remembered,
+            memory: { calls: effort.remembered, heapBytes: spent.heapBytes, residentBytes: spent.residentBytes }
+          }
+        }),
+      { concurrency: 2 }
+    )
   })
 
 /** Per call. */
@@ -82,6 +90,9 @@ export interface Spent {
   readonly bytes: number
   /** Of all calls together, after a collection. */
   readonly retainedBytes: number
+  /** Of the whole process, after a collection. */
+  readonly heapBytes: number
+  readonly residentBytes: number
 }
 
 const empty = () => ({ cpuMicros: [] as Array<number>, wallMicros: [] as Array<number>, bytes: [] as Array<number> })
@@ -103,7 +114,10 @@ export interface Bundle {
   readonly system: string
   readonly minified: number
   readonly gzipped: number
+  /** From spawning Node to its end. */
   readonly startMillis: number
+  /** The part of it in which the bundle is loaded and the client made. */
+  readonly importMillis: number
 }
 
 /** Bundles the client code of a system, minified, and starts it a few times. */
@@ -112,9 +126,11 @@ export const bundle = (system: System, starts: number): Effect.Effect<Bundle, Er
     const folder = mkdtempSync(join(tmpdir(), "bundle-"))
     const entry = join(folder, "entry.ts")
     const output = join(folder, "bundle.mjs")
+    const starter = join(folder, "start.mjs")
     return yield* Effect.gen(function* () {
       const module = JSON.stringify(fileURLToPath(system.module))
       writeFileSync(entry, `import { make } from ${module}\nawait make(${JSON.stringify(nobody)}, ${longLimits})\n`)
+      writeFileSync(starter, `const begin = performance.now()\nawait import("./bundle.mjs")\n${sayElapsed}\n`)
       yield* run(esbuild(), [
         entry,
         "--bundle",
@@ -126,17 +142,20 @@ export const bundle = (system: System, starts: number): Effect.Effect<Bundle, Er
         `--outfile=${output}`
       ])
       const bytes = readFileSync(output)
-      const millis: Array<number> = []
+      const whole: Array<number> = []
+      const imports: Array<number> = []
       for (let start = 0; start < starts; start++) {
         const begin = performance.now()
-        yield* run(process.execPath, [output])
-        millis.push(performance.now() - begin)
+        const said = yield* run(process.execPath, [starter])
+        whole.push(performance.now() - begin)
+        imports.push(Number(said))
       }
       return {
         system: system.name,
         minified: bytes.length,
         gzipped: gzipSync(bytes).length,
-        startMillis: median(millis)
+        startMillis: median(whole),
+        importMillis: median(imports)
       }
     }).pipe(Effect.ensuring(Effect.sync(() => rmSync(folder, { recursive: true }))))
   })
@@ -144,13 +163,16 @@ export const bundle = (system: System, starts: number): Effect.Effect<Bundle, Er
 const nobody = { primary: "http://127.0.0.1:9/v1", backup: "http://127.0.0.1:9/v1" }
 const longLimits = JSON.stringify({ attemptMillis: 30_000, idleMillis: 15_000, deadlineMillis: 45_000 })
 
+const sayElapsed = "process.stdout.write(String(performance.now() - begin))"
+
 const esbuild = (): string =>
   createRequire(new URL("../peers/package.json", import.meta.url)).resolve("esbuild/bin/esbuild")
 
-const run = (command: string, args: ReadonlyArray<string>): Effect.Effect<void, Error> =>
+/** Runs a program to its end, and gives what it said. */
+const run = (command: string, args: ReadonlyArray<string>): Effect.Effect<string, Error> =>
   Effect.callback((resume) => {
-    const child = execFile(command, args, { timeout: 120_000 }, (error) =>
-      resume(error === null ? Effect.void : Effect.fail(error))
+    const child = execFile(command, args, { timeout: 120_000 }, (error, said) =>
+      resume(error === null ? Effect.succeed(said) : Effect.fail(error))
     )
     return Effect.sync(() => child.kill())
   })

@@ -235,10 +235,13 @@ export const cost = (wired: ReadonlyArray<Cost>, alone: ReadonlyArray<Cost>): st
         cost.callWallMicros.toFixed(digits),
         (cost.callBytes / 1024).toFixed(1),
         cost.chunkCpuMicros.toFixed(2),
-        cost.retainedBytes.toFixed(0)
+        cost.retainedBytes.toFixed(0),
+        megabytes(cost.memory.heapBytes),
+        megabytes(cost.memory.residentBytes)
       ]
     })
   }
+  const after = `after ${(wired[0]?.memory.calls ?? 0).toLocaleString("en")} calls, MB`
   const header = [
     "system",
     "CPU on top, ratio to ours",
@@ -246,7 +249,9 @@ export const cost = (wired: ReadonlyArray<Cost>, alone: ReadonlyArray<Cost>): st
     "wall per call, µs",
     "allocated per call, kB",
     "CPU per chunk, µs",
-    "kept per call, bytes"
+    "kept per call, bytes",
+    `heap ${after}`,
+    `process ${after}`
   ]
   const withoutChunks = (row: ReadonlyArray<string>) => row.filter((_, column) => column !== 5)
   return [
@@ -257,13 +262,16 @@ export const cost = (wired: ReadonlyArray<Cost>, alone: ReadonlyArray<Cost>): st
   ].join("\n\n")
 }
 
+const megabytes = (bytes: number): string => (bytes / 1024 / 1024).toFixed(0)
+
 export const bundle = (bundles: ReadonlyArray<Bundle>): string =>
   tableOf(
-    ["system", "minified, kB", "gzipped, kB", "start, ms"],
-    bundles.map(({ gzipped, minified, startMillis, system }) => [
+    ["system", "minified, kB", "gzipped, kB", "start, ms", "of it import, ms"],
+    bundles.map(({ gzipped, importMillis, minified, startMillis, system }) => [
       system,
       (minified / 1024).toFixed(0),
       (gzipped / 1024).toFixed(0),
-      startMillis.toFixed(0)
+      startMillis.toFixed(0),
+      importMillis.toFixed(0)
     ])
   )

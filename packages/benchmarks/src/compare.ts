@@ -68,7 +68,7 @@ const measure: Record<Part, (quick: boolean) => Effect.Effect<Measured, Error, S
       const wired = yield* Cost.table(
         yield* started(Systems.wired, "canned"),
         quick
-          ? { warmUp: 2000, rounds: 5, calls: 200, streams: 4, remembered: 2000 }
+          ? { warmUp: 2000, rounds: 5, calls: 200, streams: 4, remembered: 10_000 }
           : { warmUp: 5000, rounds: 21, calls: 500, streams: 10, remembered: 100_000 }
       )
       const alone = yield* Cost.table(
