@@ -838,7 +838,11 @@ describe("OpenAiCompatible", () => {
 
   it.live("lets go of an answer that was read to its end, and of no other", () =>
     Effect.gen(function* () {
-      const leftAlone = (status: number, body: string) =>
+      const letsGo = (
+        status: number,
+        body: string,
+        ask: (provider: Provider.Provider) => Effect.Effect<unknown, unknown>
+      ) =>
         Effect.gen(function* () {
           let signal: AbortSignal | undefined
           const client = HttpClient.make((request, _, aborting) =>
@@ -852,15 +856,24 @@ describe("OpenAiCompatible", () => {
             HttpClient.HttpClient,
             client
           )
-          yield* Effect.exit(provider.generate(hi))
+          yield* Effect.exit(ask(provider))
+          yield* Effect.sleep("20 millis")
           return signal?.aborted === false
         })
+      const whole = (provider: Provider.Provider) => provider.generate(hi)
+      const stream = (provider: Provider.Provider) => Stream.runDrain(provider.stream(hi))
+      const some = (provider: Provider.Provider) => Stream.runHead(provider.stream(hi))
       const answer = JSON.stringify(completion({ content: "Hello" }))
+      const events = sse(chunk({ content: "Hello" }, "stop", { usage }), "[DONE]")
 
-      assert.isTrue(yield* leftAlone(200, answer))
-      assert.isFalse(yield* leftAlone(500, answer))
-      assert.isFalse(yield* leftAlone(200, "Hello"))
-      assert.isFalse(yield* leftAlone(200, " ".repeat(1001)))
+      assert.isTrue(yield* letsGo(200, answer, whole))
+      assert.isFalse(yield* letsGo(500, answer, whole))
+      assert.isFalse(yield* letsGo(200, "Hello", whole))
+      assert.isFalse(yield* letsGo(200, " ".repeat(1001), whole))
+      assert.isTrue(yield* letsGo(200, events, stream))
+      assert.isTrue(yield* letsGo(200, answer, stream))
+      assert.isFalse(yield* letsGo(500, events, stream))
+      assert.isFalse(yield* letsGo(200, events, some))
     })
   )
 

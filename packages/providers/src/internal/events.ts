@@ -7,7 +7,7 @@ import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import type * as HttpClientError from "effect/http/HttpClientError"
 import * as Option from "effect/Option"
-import type * as Pull from "effect/Pull"
+import * as Pull from "effect/Pull"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -61,35 +61,39 @@ export const listen = (
 ): Stream.Stream<Part, ProviderError.ProviderError> =>
   Stream.unwrap(
     Effect.gen(function* () {
-      const connection = yield* Scope.make()
+      // A body that was read to its end is let go. Otherwise the connection closes with it, which aborts the request.
+      const connection = Scope.makeUnsafe()
+      const body = Scope.forkUnsafe(connection)
       let reading: Reading | undefined = undefined
-      yield* Scope.addFinalizerExit(yield* Effect.scope, (exit) =>
-        reading?.isComplete() === true
-          ? Effect.asVoid(Effect.forkDetach(Effect.ensuring(drain(reading.frames), Scope.close(connection, exit))))
-          : Scope.close(connection, exit)
-      )
+      yield* Scope.addFinalizerExit(yield* Effect.scope, (exit) => {
+        const close = (over: boolean) => Scope.close(over ? body : connection, exit)
+        return reading?.state() === "complete"
+          ? Effect.asVoid(Effect.forkDetach(Effect.flatMap(drain(reading.frames), close)))
+          : close(reading?.state() === "over")
+      })
       const reply = yield* Scope.provide(Transport.post(endpoint, "streamed", write), connection)
-      reading = yield* Scope.provide(read(reply, endpoint, streaming()), connection)
+      reading = yield* Scope.provide(read(reply, endpoint, streaming()), body)
       return Stream.fromPull(Effect.succeed(reading.parts))
     })
   )
 
 // A connection is kept alive only when its answer was read to the end, and the end of the connection's answer follows the last event
-// within moments. Nobody waits for it: it is read after the stream is over, for as long as this by the clock of the sockets.
+// within moments. Nobody waits for it: it is read after the stream is over, for as long as this by the clock of the sockets. Gives whether
+// the end came.
 const patience = "100 millis"
 
-const drain = (frames: Frames): Effect.Effect<void> =>
+const drain = (frames: Frames): Effect.Effect<boolean> =>
   Effect.forever(frames.more).pipe(
     Effect.timeoutOption(patience),
-    Effect.ignore,
+    Effect.matchCause({ onFailure: Pull.isDoneCause, onSuccess: () => false }),
     Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
   )
 
-/** A stream that is being read: its frames, the parts in it, and whether the answer is complete although the body may go on. */
+/** A stream that is being read: its frames, the parts in it, and whether the answer is complete although the body may go on, or the body is over. */
 interface Reading {
   readonly frames: Frames
   readonly parts: Pull.Pull<Arr.NonEmptyReadonlyArray<Part>, ProviderError.ProviderError, void>
-  readonly isComplete: () => boolean
+  readonly state: () => "unfinished" | "complete" | "over"
 }
 
 const read = (
@@ -109,6 +113,7 @@ const read = (
   ]
   let failure: ProviderError.ProviderError | undefined
   let ended = false
+  let over = false
 
   const beyond = Effect.suspend(() => Effect.fail(Transport.tooLong(reply, maxStreamBytes)))
   return Effect.map(Transport.bodyOf(reply.response, maxStreamBytes, beyond), (body) => {
@@ -132,6 +137,7 @@ const read = (
 
     const finish = (broken: HttpClientError.HttpClientError | undefined): void => {
       ended = true
+      over = broken === undefined
       if (failure !== undefined || decoder.isDone()) return
       const document = frames.document()
       if (document !== undefined && broken === undefined) {
@@ -170,7 +176,11 @@ const read = (
       }
     })
 
-    return { frames, parts: next, isComplete: () => decoder.isDone() && !ended }
+    return {
+      frames,
+      parts: next,
+      state: () => (over ? "over" : decoder.isDone() && !ended ? "complete" : "unfinished")
+    }
   })
 }
 
