@@ -457,7 +457,7 @@ fallback_chain:
         Effect.gen(function* () {
           const broken = {
             dies: () => {
-              throw new RangeError("baseUrl must be an absolute URL")
+              throw new RangeError("baseUrl must be an absolute URL that begins with http:// or https://")
             }
           }
           const failure = (config: unknown) =>

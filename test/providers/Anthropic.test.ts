@@ -612,7 +612,9 @@ describe("Anthropic", () => {
   it("refuses options that cannot work", () => {
     const build = (options: Partial<Anthropic.Options>) => () => Effect.runSync(model(options))
 
-    assert.throws(build({ baseUrl: "/v1" }), RangeError, /baseUrl/)
+    for (const baseUrl of ["/v1", "localhost:8080/v1", "api.example.com/v1", "ftp://example.com"]) {
+      assert.throws(build({ baseUrl }), /baseUrl must be an absolute URL that begins with http/)
+    }
     assert.throws(build({ maxTokens: 0 }), RangeError, /maxTokens/)
   })
 })

@@ -384,12 +384,16 @@ describe("Bedrock", () => {
 
     it.effect("for a region, which has to be one", () =>
       Effect.gen(function* () {
-        for (const region of [undefined, "", "evil.example/#"]) {
+        for (const [region, says] of [
+          [undefined, "there is no region; give one, or set AWS_REGION"],
+          ["", "region must be one of AWS"],
+          ["evil.example/#", "region must be one of AWS"]
+        ] as const) {
           const exit = yield* Effect.exit(
             Effect.provide(Bedrock.make({ model, region }), [FetchHttpClient.layer, environment({})])
           )
 
-          assert.include(String(Exit.isFailure(exit) ? exit.cause : ""), "Bedrock.make: region must be one of AWS")
+          assert.include(String(Exit.isFailure(exit) ? exit.cause : ""), `Bedrock.make: ${says}`)
         }
       })
     )

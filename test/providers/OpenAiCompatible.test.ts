@@ -806,7 +806,7 @@ describe("OpenAiCompatible", () => {
         assert.deepStrictEqual(messages, [
           "RangeError: OpenAiCompatible.make: the value of the header authorization has characters that no header can carry",
           "RangeError: OpenAiCompatible.make: baseUrl must not contain credentials; give an apiKey or headers",
-          "RangeError: OpenAiCompatible.make: baseUrl must be an absolute URL",
+          "RangeError: OpenAiCompatible.make: baseUrl must be an absolute URL that begins with http:// or https://",
           'RangeError: OpenAiCompatible.make: "x y" cannot be the name of a header'
         ])
       })

@@ -104,7 +104,10 @@ export const make = (options: Options): Effect.Effect<Provider.Provider, never, 
   Effect.gen(function* () {
     const environment = yield* surroundings
     const region = options.region ?? environment.region
-    if (region === undefined || !/^[a-z]{2}[a-z0-9-]{1,40}$/.test(region)) {
+    if (region === undefined) {
+      throw new RangeError("Bedrock.make: there is no region; give one, or set AWS_REGION or AWS_DEFAULT_REGION")
+    }
+    if (!/^[a-z]{2}[a-z0-9-]{1,40}$/.test(region)) {
       throw new RangeError(`Bedrock.make: region must be one of AWS, got ${JSON.stringify(region)}`)
     }
     const apiKey = options.apiKey ?? (options.credentials === undefined ? environment.apiKey : undefined)

@@ -84,7 +84,10 @@ export const endpoint = (options: {
 }): Endpoint => {
   // What is wrong with an address or a header is said without repeating it: a key may stand in it.
   const url = Url.fromString(options.baseUrl)
-  if (Result.isFailure(url)) throw new RangeError(`${options.module}.make: baseUrl must be an absolute URL`)
+  // `localhost:8080` is an address, too: of the scheme `localhost`.
+  if (Result.isFailure(url) || !/^https?:$/.test(url.success.protocol)) {
+    throw new RangeError(`${options.module}.make: baseUrl must be an absolute URL that begins with http:// or https://`)
+  }
   if (url.success.username !== "" || url.success.password !== "") {
     throw new RangeError(`${options.module}.make: baseUrl must not contain credentials; give an apiKey or headers`)
   }
