@@ -56,6 +56,14 @@ export const weakImperatives = set(`
   design build plan develop prepare implement shorten simplify edit improve answer put determine
 `)
 
+/** Words that may fill a sentence and say nothing. */
+export const fillers = set("exactly actually basically please")
+
+/** Words after which a phrase of politeness may be the subject: "how do you say no, thank you". */
+export const mentions = set(`
+  say says saying said word words phrase phrases translate translation reply respond answer mean means meaning called pronounce spell
+`)
+
 export const greetings = set("hello hi hey greetings")
 
 /** Superlatives without -est; where one stands, singular and plural ask for different answers. */
@@ -93,6 +101,8 @@ export const tens: ReadonlyMap<string, number> = new Map(
     .split(" ")
     .map((word, index): [string, number] => [word, (index + 2) * 10])
 )
+
+export const counting: ReadonlySet<string> = new Set([...numberWords.keys(), ...tens.keys()])
 
 export const scales: ReadonlyMap<string, number> = new Map([
   ["hundred", 100],

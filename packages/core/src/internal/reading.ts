@@ -1,6 +1,7 @@
 import * as English from "./english.ts"
 import { stem } from "./stem.ts"
-import { isAscii, sieve, type Token, tokenize, unify, word } from "./tokens.ts"
+import { isAscii, type Token, tokenize, unify, word } from "./tokens.ts"
+import { list, sieve } from "./vocabulary.ts"
 
 /**
  * What the canonical key and the guard know about a text: `tokens` without politeness and with a unified opening when it is English,
@@ -27,15 +28,15 @@ const isEnglish = (tokens: ReadonlyArray<Token>, ascii: boolean): boolean => {
   let words = 0
   let known = instructs(tokens[0]) ? 1 : 0
   let strange = 0
-  for (const { key, kind, name } of tokens) {
+  for (const { key, kind, lists, name } of tokens) {
     if (kind !== "word") continue
     // A hundred words tell as much as a thousand.
     if (++words > 100) break
-    if (English.english.has(key)) {
+    if ((lists & list.english) !== 0) {
       known++
       continue
     }
-    if (!name && English.foreign.has(key)) strange++
+    if (!name && (lists & list.foreign) !== 0) strange++
     // Another script, or letters that English only borrows.
     if (!ascii && !/^[\x20-\x7eé]+$/.test(key)) strange++
   }
@@ -105,14 +106,13 @@ const polite = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
     if (from === start) break
   }
 
-  // "How do you say no, thank you" is about the phrase.
-  const partings = tokens.some(({ key }) => mentions.has(key)) ? [] : farewells
   for (;;) {
     const last = tokens[to - 1]?.kind === "break" ? to - 1 : to
-    const length = partings.find(
+    const length = farewells.find(
       (words) => last - words.length > from && matches(tokens, last - words.length, words)
     )?.length
-    if (length === undefined) break
+    // "How do you say no, thank you" is about the phrase.
+    if (length === undefined || tokens.some(({ lists }) => (lists & list.mention) !== 0)) break
     const before = tokens[last - length - 1]
     const instructed = instructs(tokens[from])
     const begged = instructed && length === 1 && is(tokens, last - 1, "please") && last - from > 2
@@ -132,12 +132,6 @@ const speaks = (token: Token | undefined): boolean =>
     English.questionWords.has(token.key) ||
     English.auxiliaries.has(token.key) ||
     "i my we please this the there".split(" ").includes(token.key))
-
-const mentions = new Set(
-  "say says saying said word words phrase phrases translate translation reply respond answer mean means meaning called pronounce spell".split(
-    " "
-  )
-)
 
 const asking = [
   ["i", "would", "like", "to", "know"],
@@ -169,17 +163,14 @@ const farewells = [
 ]
 
 const fillers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
-  const isFiller = ({ key }: Token, at: number): boolean => {
-    if (!mayFill(key)) return false
-    if (key === "exactly") return at === 1 && isQuestionWord(tokens[0])
-    if (key === "actually" || key === "basically") return true
+  if (!tokens.some(({ lists }) => (lists & list.filler) !== 0)) return tokens
+  return tokens.filter(({ key }, at) => {
+    if (key === "exactly") return !(at === 1 && isQuestionWord(tokens[0]))
+    if (key === "actually" || key === "basically") return false
     const begs = key === "please" && at > 0 && tokens[at - 1]?.kind === "break"
-    return begs && instructs(tokens[at + 1]) && instructs(tokens[0])
-  }
-  return tokens.some(isFiller) ? tokens.filter((token, at) => !isFiller(token, at)) : tokens
+    return !(begs && instructs(tokens[at + 1]) && instructs(tokens[0]))
+  })
 }
-
-const mayFill = sieve(["exactly", "actually", "basically", "please"])
 
 const isQuestionWord = (token: Token | undefined): boolean =>
   token !== undefined && English.questionWords.has(token.key)
@@ -252,7 +243,7 @@ const places = "find|get|buy|download|change|update|watch|check|report|edit"
 
 const determined = (token: Token | undefined): boolean =>
   token !== undefined &&
-  (token.kind === "number" || /^(?:an?|the|some|all)$/.test(token.key) || counting.has(token.key))
+  (token.kind === "number" || /^(?:an?|the|some|all)$/.test(token.key) || English.counting.has(token.key))
 
 const hows = [
   ["how", "do|can", "i"],
@@ -315,17 +306,15 @@ export const isQuestion = (tokens: ReadonlyArray<Token>): boolean => {
   return English.questionWords.has(first) || English.auxiliaries.has(first)
 }
 
-const counting = new Set([...English.numberWords.keys(), ...English.tens.keys()])
-const mayCount = sieve(counting)
-
 const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
-  if (!tokens.some(({ key, kind }) => kind === "number" || (mayCount(key) && counting.has(key)))) return tokens
-  const out: Array<Token> = []
+  const out = tokens.slice()
+  let end = 0
   for (let at = 0; at < tokens.length; at++) {
     const token = tokens[at]
     if (token === undefined) continue
-    if (token.kind !== "number" && !(mayCount(token.key) && counting.has(token.key))) {
-      out.push(token)
+    if (token.kind !== "number" && (token.lists & list.counting) === 0) {
+      if (end !== at) out[end] = token
+      end++
       continue
     }
     let value = token.kind === "number" ? (/^\d{1,9}$/.test(token.key) ? Number(token.key) : undefined) : undefined
@@ -342,12 +331,12 @@ const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
       value *= scale
       at++
     } else if (token.kind === "number") value = undefined
-    out.push(
+    out[end++] =
       value === undefined
         ? token
-        : { kind: "number", key: String(value), name: false, comma: tokens[at]?.comma === true }
-    )
+        : { kind: "number", key: String(value), name: false, comma: tokens[at]?.comma === true, lists: 0 }
   }
+  out.length = end
   return out
 }
 
@@ -357,7 +346,7 @@ const numbers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
  */
 export const stems = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
   isQuestion(tokens) &&
-  !tokens.some(({ key }) => English.superlatives.has(key) || (key.length > 4 && key.endsWith("est")))
+  !tokens.some(({ key }) => (mayExcel(key) && English.superlatives.has(key)) || (key.length > 4 && key.endsWith("est")))
     ? tokens.map((token) => {
         if (token.kind !== "word" || token.name) return token
         const key = stem(token.key)
@@ -365,9 +354,14 @@ export const stems = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> =>
       })
     : tokens
 
+const mayExcel = sieve(English.superlatives)
+
 /** Writes tokens so that different lists never look the same. */
 export const write = (tokens: ReadonlyArray<Token>): string => {
   let out = ""
-  for (const { key, kind } of tokens) out += kind === "verbatim" ? ` "${key.length}:${key}` : ` ${key}`
+  for (const { key, kind } of tokens) {
+    out += kind === "verbatim" ? ` "${key.length}:` : " "
+    out += key
+  }
   return out
 }

@@ -1,3 +1,5 @@
+import { sieve } from "./vocabulary.ts"
+
 /**
  * Takes plurals and the third person off a word, and nothing else.
  *
@@ -5,7 +7,7 @@
  * "closed" and "closing", "universe" and "university". So endings other than -s stay, and so do words whose -s has a meaning of its own.
  */
 export const stem = (word: string): string => {
-  const irregular = forms.get(word)
+  const irregular = mayBeIrregular(word) ? forms.get(word) : undefined
   if (irregular !== undefined) return irregular
   const length = word.length
   if (length > 4 && word.endsWith("ie")) return `${word.slice(0, -2)}y`
@@ -39,3 +41,4 @@ const forms: ReadonlyMap<string, string> = new Map([
     .split(/\s+/)
     .map((word): [string, string] => [word, word])
 ])
+const mayBeIrregular = sieve(forms.keys())

@@ -1,21 +1,23 @@
-import { acronyms, cased, english, spellings } from "./english.ts"
+import { acronyms, spellings } from "./english.ts"
+import { hashed, lexicon, list, listed, listsOf } from "./vocabulary.ts"
 
 /**
  * A piece of a prompt.
  *
  * `verbatim` is what must not be touched: quoted text, code, what follows a colon or a line break, addresses, paths, flags. `comma` says
- * that a comma, or what stands for one, comes after the token; `name` that it is capitalised within a sentence; `article` is what stood
- * before it where articles are not words of their own.
+ * that a comma, or what stands for one, comes after the token; `name` that it is capitalised within a sentence; `lists` are those that hold
+ * the word as it was written; `article` is what stood before it where articles are not words of their own.
  */
 export interface Token {
   readonly kind: "word" | "number" | "symbol" | "verbatim" | "break"
   readonly key: string
   readonly name: boolean
   readonly comma: boolean
+  readonly lists: number
   readonly article?: "a" | "the" | undefined
 }
 
-export const word = (key: string): Token => ({ kind: "word", key, name: false, comma: false })
+export const word = (key: string): Token => ({ kind: "word", key, name: false, comma: false, lists: listsOf(key) })
 
 /**
  * One form for what Unicode writes in several ways. Superscripts and fractions are taken apart first, because compatibility forms make
@@ -40,6 +42,8 @@ export const unify = (text: string): string => {
 export const isAscii = (text: string): boolean => /^[\x00-\x7f]*$/.test(text)
 
 const isSpace = (code: number): boolean => code === 32 || (code >= 9 && code <= 13) || code === 160 || code === 0x2028
+// What ends a word wherever it stands: blanks and the quotes that open a text of their own.
+const ends = (code: number): boolean => code === 34 || code === 96 || isSpace(code)
 // , . ? ! ;
 const isMark = (code: number): boolean => code === 44 || code === 46 || code === 63 || code === 33 || code === 59
 const isDigit = (code: number): boolean => code >= 48 && code <= 57
@@ -49,36 +53,38 @@ const isLetter = (code: number): boolean =>
 const letter = /[\p{L}\p{M}\p{Nl}\p{Cs}]/u
 const isWordy = (code: number): boolean => isLetter(code) || isDigit(code)
 
+// Without one of these a piece of text is neither code nor an address. A dash or a dollar sign counts only where it begins.
+const odd = new Uint8Array(128)
+for (const mark of "{}<>=|\\^*[]~(:@_/") odd[mark.charCodeAt(0)] = 1
+const mayBeExact = (text: string, from: number, to: number): boolean => {
+  const first = text.charCodeAt(from)
+  if (first === 45 || first === 36) return true
+  for (let i = from; i < to; i++) if (odd[text.charCodeAt(i)] === 1) return true
+  return false
+}
 const code = /[{}<>=|\\^*[\]~]|[A-Za-z0-9]\((?!s\))/
 const exact = /:\/\/|@|_|^\.{0,2}\/|^-{1,2}[A-Za-z]|^\$[A-Za-z]|\/.*\//
 const abbreviations = new Set("dr mr mrs ms prof st vs jr sr inc ltd approx no fig etc".split(" "))
 
-/**
- * Says of most words, at a fraction of the cost of looking them up, that they are not in a list: by their length, first and last letter.
- */
-export const sieve = (words: Iterable<string>): ((word: string) => boolean) => {
-  const marks = new Uint8Array(32 * 32 * 16)
-  const place = (word: string) =>
-    ((word.charCodeAt(0) & 31) << 9) | ((word.charCodeAt(word.length - 1) & 31) << 4) | (word.length & 15)
-  for (const word of words) marks[place(word)] = 1
-  return (word) => marks[place(word)] === 1
-}
-
 /** Reads a text in one pass. The text is one that {@link unify} returned. */
-export const tokenize = (text: string): ReadonlyArray<Token> => {
+export const tokenize = (given: string): ReadonlyArray<Token> => {
   const tokens: Array<Token> = []
-  const end = text.length
+  const end = given.length
+  // A copy in one piece: strings that were put together or cut out are read at half the speed. The blank ends the last word.
+  const text = [given, " "].join("")
   // Somebody who shouts says nothing by it.
-  const shouting = /\p{Lu}/u.test(text) && !/\p{Ll}/u.test(text)
+  const shouting = !/\p{Ll}/u.test(text) && /\p{Lu}/u.test(text)
   let sentence = 0
   let singles = true
 
   const push = (kind: Token["kind"], key: string, name = false) => {
-    tokens.push({ kind, key, name, comma: false })
+    tokens.push({ kind, key, name, comma: false, lists: kind === "word" ? listsOf(key) : 0 })
   }
   const pause = () => {
-    const last = tokens.at(-1)
-    if (last !== undefined && !last.comma) tokens[tokens.length - 1] = { ...last, comma: true }
+    const last = tokens[tokens.length - 1]
+    if (last === undefined || last.comma) return
+    const { key, kind, lists, name } = last
+    tokens[tokens.length - 1] = { kind, key, name, comma: true, lists }
   }
   const stop = (key: "." | "?") => {
     const last = tokens.at(-1)
@@ -87,15 +93,22 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
     else if (key === "?") tokens[tokens.length - 1] = { ...last, key }
     sentence = tokens.length
   }
+  const mark = (code: number, next: number) => {
+    if (code === 44 || code === 59) return pause()
+    const last = tokens[tokens.length - 1]
+    const short =
+      code === 46 && last?.kind === "word" && next < end && (last.key.length === 1 || abbreviations.has(last.key))
+    if (!short) stop(code === 63 ? "?" : ".")
+  }
   const rest = (from: number): number => {
-    push("verbatim", text.slice(from))
+    push("verbatim", text.slice(from, end))
     return end
   }
 
   const say = (raw: string) => {
     const lower = raw.toLowerCase()
     const capital = lower !== raw && raw[0] !== lower[0]
-    if (!shouting && isCaseful(raw, lower)) {
+    if (lower !== raw && !shouting && isCaseful(raw, lower)) {
       push("word", raw, true)
       return
     }
@@ -114,20 +127,39 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
         push("word", raw, true)
         return
       }
-      if (!first && cased.has(lower)) {
+      if (!first && (listsOf(lower) & list.cased) !== 0) {
         push("word", `${raw[0] ?? ""}${lower.slice(1)}`, true)
         return
       }
       if (!lower.includes("'")) {
-        push("word", spellings.get(lower) ?? lower, !first && !english.has(lower))
+        push("word", spellings.get(lower) ?? lower, !first && (listsOf(lower) & list.english) === 0)
         return
       }
     }
     let name = capital && !shouting && tokens.length > sentence
     for (const part of expand(lower)) {
-      push("word", spellings.get(part) ?? part, name && !english.has(part))
+      push("word", spellings.get(part) ?? part, name && (listsOf(part) & list.english) === 0)
       name = false
     }
+  }
+
+  // A word of letters that are small but for the first, by far the most common case.
+  const plain = (from: number, to: number, hash: number) => {
+    const known = lookUp(text, from, to, hash)
+    if (text.charCodeAt(from) > 96) {
+      if (known === undefined) tokens.push(unlisted(text.slice(from, to), false))
+      else for (const token of known.tokens) tokens.push(token)
+      return
+    }
+    const second = text.charCodeAt(from + 1)
+    const first = tokens.length === sentence
+    const mayBeUnit = to - from < 5 && (second === 98 || second === 105)
+    if (to - from === 1 || mayBeUnit || (known !== undefined && known.tokens.length > 1)) say(text.slice(from, to))
+    else if (known === undefined) tokens.push(unlisted(text.slice(from, to).toLowerCase(), !first))
+    else if (!first && (known.lists & list.cased) !== 0) push("word", text.slice(from, to), true)
+    else
+      for (const token of known.tokens)
+        tokens.push(first || (token.lists & list.english) !== 0 ? token : { ...token, name: true })
   }
 
   // A chunk is what stands between blanks.
@@ -165,19 +197,14 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
         continue
       }
       i++
-      if (c === 44 || c === 59) pause()
-      else if (c === 46 || c === 33 || c === 63) {
-        const last = tokens.at(-1)
-        const short =
-          c === 46 && last?.kind === "word" && i < end && (last.key.length === 1 || abbreviations.has(last.key))
-        if (!short) stop(c === 63 ? "?" : ".")
-      } else if (c === 58) {
+      if (isMark(c)) mark(c, i)
+      else if (c === 58) {
         const opening = tokens[sentence]?.key
         if (i < to) push("symbol", ":")
         else if (opening === "which" && / or /i.test(text.slice(i, i + 200))) pause()
         else {
           push("symbol", ":")
-          const payload = text.slice(i).trim()
+          const payload = text.slice(i, end).trim()
           if (payload !== "") push("verbatim", payload)
           return end
         }
@@ -236,32 +263,30 @@ export const tokenize = (text: string): ReadonlyArray<Token> => {
         singles = false
       }
       let j = i
-      // The first place that is no small letter, and whether all of them are letters.
-      let odd = -1
-      let letters = true
-      while (j < end) {
-        const d = text.charCodeAt(j)
-        if (d < 97 || d > 122) {
-          if (isSpace(d) || d === 34 || d === 96) break
-          if (odd === -1) odd = j
-          if (d < 65 || d > 90) letters = false
-        }
-        j++
+      let hash = 0
+      let d = c < 97 && c > 64 ? c | 32 : c
+      while (d >= 97 && d <= 122) {
+        hash = hashed(hash, d)
+        d = text.charCodeAt(++j)
       }
-      // By far the most common cases: a word in small letters, with a mark or without.
-      if (odd === -1 || (odd === j - 1 && odd > i && isMark(text.charCodeAt(odd)))) {
-        const part = text.slice(i, odd === -1 ? j : odd)
-        const forms = mayBeWritten(part) ? written.get(part) : undefined
-        if (forms === undefined) push("word", part)
-        else for (const form of forms) push("word", form)
-        i = odd === -1 ? j : chunk(odd, j)
+      if (j > i && ends(d)) {
+        plain(i, j, hash)
+        i = d === 32 ? j + 1 : j
+        continue
+      }
+      if (j > i && isMark(d) && ends(text.charCodeAt(j + 1))) {
+        plain(i, j, hash)
+        i = j + 1
+        mark(d, i)
+        continue
+      }
+      while (j < end && !ends(text.charCodeAt(j))) j++
+      if (!mayBeExact(text, i, j)) {
+        i = chunk(i, j)
         continue
       }
       const part = text.slice(i, j)
-      if (letters) {
-        say(part)
-        i = j
-      } else if (code.test(part)) i = rest(i)
+      if (code.test(part)) i = rest(i)
       else if (exact.test(part)) {
         let close = j
         while (close > i + 1 && ".,;:!?)".includes(text[close - 1] ?? " ")) close--
@@ -328,9 +353,15 @@ const contractions: ReadonlyMap<string, ReadonlyArray<string>> = new Map([
   ["plz", ["please"]]
 ])
 
-// What becomes of a word in small letters, where it is not itself.
-const written: ReadonlyMap<string, ReadonlyArray<string>> = new Map([
-  ...Array.from(spellings, ([from, to]): [string, ReadonlyArray<string>] => [from, [to]]),
-  ...contractions
-])
-const mayBeWritten = sieve(written.keys())
+const unlisted = (key: string, name: boolean): Token => ({ kind: "word", key, name, comma: false, lists: 0 })
+
+// What becomes of a word in small letters. Texts share these tokens.
+const lookUp = lexicon(
+  new Map(
+    [
+      ...Array.from(listed, (key): [string, ReadonlyArray<string>] => [key, [spellings.get(key) ?? key]]),
+      ...Array.from(spellings, ([from, to]): [string, ReadonlyArray<string>] => [from, [to]]),
+      ...contractions
+    ].map(([from, to]) => [from, { lists: listsOf(from), tokens: to.map(word) }])
+  )
+)
