@@ -4,10 +4,13 @@
 import * as CacheKey from "@llm-resilience/core/CacheKey"
 import * as CanonicalKey from "@llm-resilience/core/CanonicalKey"
 import * as DifferenceGuard from "@llm-resilience/core/DifferenceGuard"
+import * as Embedder from "@llm-resilience/core/Embedder"
 import * as EmergencyCache from "@llm-resilience/core/EmergencyCache"
 import * as CacheStore from "@llm-resilience/core/CacheStore"
 import * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import * as LlmResponse from "@llm-resilience/core/LlmResponse"
+import * as QuestionStore from "@llm-resilience/core/QuestionStore"
+import * as SimilarAnswers from "@llm-resilience/core/SimilarAnswers"
 import * as VectorIndex from "@llm-resilience/core/VectorIndex"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -94,6 +97,162 @@ export const figures = Effect.gen(function* () {
   ] satisfies ReadonlyArray<Figure>
 })
 
+/**
+ * Finding and storing among many entries, of one scope. The stores are full, so each entry that is stored evicts another. They are filled
+ * when they are measured.
+ */
+export const sizeFigures = (options: { readonly quick: boolean }): Effect.Effect<ReadonlyArray<Figure>> =>
+  Effect.sync(() => [...[1000, 10_000, ...(options.quick ? [] : [100_000])].flatMap(amongMany), ...memoryFigures()])
+
+const amongMany = (entries: number): ReadonlyArray<Figure> => {
+  const size = `${entries / 1000}k`
+  const among = `among ${entries.toLocaleString("en")} entries`
+  let cache: Full | undefined
+  const prepare = Effect.orDie(
+    Effect.scoped(
+      Effect.gen(function* () {
+        cache ??= yield* full(entries)
+      })
+    )
+  )
+  const use = (of: (cache: Full) => Effect.Effect<unknown, unknown>) => () =>
+    Effect.suspend(() => (cache === undefined ? Effect.die("unreachable: it is prepared") : of(cache)))
+  return [
+    { name: `cache.find.${size}.cpu`, about: `exact lookup ${among}`, prepare, of: use(({ find }) => find) },
+    {
+      name: `cache.insert.${size}.cpu`,
+      about: `store an encoded answer ${among}`,
+      prepare,
+      of: use(({ insert }) => insert)
+    },
+    {
+      name: `similar.find.${size}.cpu`,
+      about: `find a similar question ${among}, embedding excepted`,
+      prepare,
+      of: use(({ findSimilar }) => findSimilar)
+    },
+    {
+      name: `similar.insert.${size}.cpu`,
+      about: `store a question and its vector ${among}`,
+      prepare,
+      of: use(({ insertSimilar }) => insertSimilar)
+    },
+    {
+      name: `cache.pause.${size}`,
+      about: `longest turn while ${entries.toLocaleString("en")} entries are stored and as many evicted`,
+      goal: 5000,
+      turns: entries * 2,
+      longestOf: () => {
+        const empty = Effect.runSync(stores(entries))
+        let number = 0
+        return () => Effect.runSync(storeOne(empty, number++))
+      }
+    }
+  ]
+}
+
+interface Full {
+  readonly find: Effect.Effect<unknown>
+  readonly insert: Effect.Effect<unknown, unknown>
+  readonly findSimilar: Effect.Effect<unknown>
+  readonly insertSimilar: Effect.Effect<unknown, unknown>
+}
+
+const bounds = (maxEntries: number) => ({ maxEntries, maxBytes: Number.MAX_SAFE_INTEGER })
+
+const stores = (maxEntries: number) =>
+  Effect.all({
+    answers: Effect.map(Effect.scoped(Layer.build(CacheStore.layerMemory(bounds(maxEntries)))), (context) =>
+      Context.get(context, CacheStore.CacheStore)
+    ),
+    questions: QuestionStore.makeMemory({ maxEntries })
+  })
+
+type Stores = Effect.Success<ReturnType<typeof stores>>
+
+const storeAnswer = ({ answers }: Stores, number: number) =>
+  answers.set({ scope: "acme", subject: "ann", hash: hashOf(number) }, entryOf(number), Number.MAX_SAFE_INTEGER)
+
+const storeQuestion = ({ questions }: Stores, number: number, scope = "acme") => {
+  const question = questionOf(number)
+  return Effect.flatMap(
+    questions.put({ scope, question, canonical: CanonicalKey.of(question), key: hashOf(number) }, "noise"),
+    ({ stored }) => questions.embed(stored, "noise", vectorOf(number))
+  )
+}
+
+const storeOne = (empty: Stores, number: number) =>
+  Effect.andThen(storeAnswer(empty, number), storeQuestion(empty, number))
+
+const full = Effect.fnUntraced(function* (entries: number) {
+  const filled = yield* stores(entries)
+  const secret = Redacted.make("a secret that nobody knows")
+  const cache = yield* EmergencyCache.make({ secret }).pipe(
+    Effect.provideService(CacheStore.CacheStore, filled.answers)
+  )
+  for (let number = requests.length; number < entries; number++) yield* storeOne(filled, number)
+  for (const request of requests) {
+    yield* cache.remember(request, answer, { modelGroup: "chat" })
+    yield* Effect.yieldNow
+  }
+  let number = entries
+  // Its vector is that of a stored question, which differs in a number, so the guard is asked and refuses.
+  const similar = yield* SimilarAnswers.make({ deadline: "1 minute" }).pipe(
+    Effect.provideService(QuestionStore.QuestionStore, filled.questions),
+    Effect.provideService(Embedder.Embedder, {
+      id: "noise",
+      dimensions,
+      maxTokens: 256,
+      threshold: near.threshold,
+      embed: () => Effect.sync(() => [vectorOf(entries - 1 - (number++ % 500))])
+    })
+  )
+  const asked = turns(requests)
+  return {
+    find: Effect.suspend(() => cache.find(asked(), { modelGroup: "chat" })),
+    insert: Effect.suspend(() => storeAnswer(filled, number++)),
+    findSimilar: Effect.suspend(() => similar.find("acme", `Who was number ${-number}?`)),
+    insertSimilar: Effect.suspend(() => storeQuestion(filled, number++))
+  } satisfies Full
+})
+
+/** What one more entry keeps: its text or vector, and its place in all the maps. */
+const memoryFigures = (): ReadonlyArray<Figure> => {
+  const kept = Effect.runSync(stores(10_000_000))
+  const apart = Effect.runSync(stores(10_000_000))
+  let number = 0
+  return [
+    {
+      name: "cache.entry.bytes",
+      about: "memory of one stored answer of 1 kB",
+      retainedBy: () => storeAnswer(kept, number++),
+      calls: 2048
+    },
+    {
+      name: "similar.entry.bytes",
+      about: "memory of one question and its vector",
+      retainedBy: () => storeQuestion(kept, number++),
+      calls: 2048
+    },
+    {
+      name: "similar.alone.bytes",
+      about: "the same, when it is the only one of its scope",
+      retainedBy: () => storeQuestion(apart, number, `scope ${number++}`),
+      calls: 1024
+    }
+  ]
+}
+
+const hashOf = (number: number): string => number.toString(16).padStart(64, "0")
+const entryOf = (number: number): string => JSON.stringify({ number, text: sentences.join(" ").slice(0, 1024) })
+const questionOf = (number: number): string => `How many of our customers asked for offer number ${number}?`
+
+// Pieces of one long row, each from another place on, so that none has to be made while something is measured.
+const vectorOf = (number: number): Float32Array => {
+  const from = (number * 97) % (row.length - dimensions)
+  return row.subarray(from, from + dimensions)
+}
+
 /** Searches. Their indexes are built when they are measured: a million entries take seconds and 2 GB. */
 export const indexFigures = (options: { readonly quick: boolean }): Effect.Effect<ReadonlyArray<Figure>> =>
   Effect.sync(() => [
@@ -155,6 +314,8 @@ const noiseOf = (seed: number): (() => number) => {
   }
   return () => uniform() + uniform()
 }
+
+const row = Float32Array.from({ length: 2 ** 18 }, noiseOf(7))
 
 /** Takes one after another, again and again. One value alone would stay in the caches of the processor. */
 const turns = <A>(values: ReadonlyArray<A>): (() => A) => {

@@ -34,7 +34,17 @@ export interface HeapFigure {
   readonly calls: number
 }
 
-export type Figure = CpuFigure | HeapFigure
+/** A figure that is the longest that one turn of a series keeps everybody else waiting. */
+export interface PauseFigure {
+  readonly name: string
+  readonly about: string
+  readonly goal?: number | undefined
+  /** Starts the series from its beginning and returns what takes one turn. */
+  readonly longestOf: () => () => void
+  readonly turns: number
+}
+
+export type Figure = CpuFigure | HeapFigure | PauseFigure
 
 /** A measured figure. */
 export interface Result {
@@ -76,7 +86,11 @@ export const measure = (figures: ReadonlyArray<Figure>, effort: Effort): Effect.
       figures.filter((figure) => "retainedBy" in figure),
       (figure) => measureHeap(figure, effort)
     )
-    return [...cpu, ...heap]
+    const pauses = yield* Effect.forEach(
+      figures.filter((figure) => "longestOf" in figure),
+      (figure) => measurePause(figure, effort)
+    )
+    return [...cpu, ...heap, ...pauses]
   })
 
 const measureCpu = (figures: ReadonlyArray<CpuFigure>, effort: Effort): Effect.Effect<ReadonlyArray<Result>> =>
@@ -161,6 +175,27 @@ const measureHeap = (figure: HeapFigure, effort: Effort): Effect.Effect<Result> 
       slopes.push(slope(points))
     }
     return { figure, unit: "bytes", ...spread(slopes) }
+  })
+
+const measurePause = (figure: PauseFigure, effort: Effort): Effect.Effect<Result> =>
+  Effect.gen(function* () {
+    const longest: Array<number> = []
+    for (let round = 0; round < effort.heapRounds; round++) {
+      const turn = figure.longestOf()
+      yield* heapUsed
+      let most = 0
+      for (let left = figure.turns; left > 0; left--) {
+        const switches = process.resourceUsage().involuntaryContextSwitches
+        const start = performance.now()
+        turn()
+        const took = performance.now() - start
+        // A turn in which the system gave the core to somebody else tells nothing.
+        if (took > most && process.resourceUsage().involuntaryContextSwitches === switches) most = took
+        if (left % callsBetweenYields === 0) yield* Effect.yieldNow
+      }
+      longest.push(most * 1000)
+    }
+    return { figure, unit: "µs", ...spread(longest) }
   })
 
 // Finalizers and weak references take a turn of the event loop between collections.

@@ -13,7 +13,7 @@ import * as Streams from "./Streams.ts"
 
 const usage = `Usage: npm run bench -- [--quick] [--json] [--only <name>]...
 
-  --quick        fewer and shorter rounds, wider margins, no index.1m.cpu
+  --quick        fewer and shorter rounds, wider margins, nothing among 100 000 cached entries, no index.1m.cpu
   --json         one {"name","value","unit"} object per line and nothing else; value is the median
   --only <name>  only the figures whose name is or begins with this; may be repeated`
 
@@ -44,6 +44,7 @@ const program = Effect.gen(function* () {
     Streams.figures,
     Adapter.figures,
     Cache.figures,
+    Cache.sizeFigures(options),
     Cache.indexFigures(options)
   ])
   const names = groups.flat().map(({ name }) => name)

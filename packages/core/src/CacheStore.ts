@@ -142,7 +142,7 @@ export const layerMemory = (options?: Options): Layer.Layer<CacheStore> => {
     Effect.gen(function* () {
       const shelf = Shelf.make<{ readonly entry: string; readonly expiresAt: number }>(bounds)
       let evicted = 0
-      yield* sweeping((now) => Effect.sync(() => void shelf.removeExpired(now)))
+      yield* sweeping(shelf, () => Effect.void)
       return CacheStore.of({
         get: (address) =>
           Clock.clockWith((clock) => {
@@ -166,11 +166,23 @@ export const layerMemory = (options?: Options): Layer.Layer<CacheStore> => {
   )
 }
 
-// What expired and is never asked for again must go as well: it may be personal.
-const sweeping = (sweep: (now: number) => Effect.Effect<void>) =>
-  Effect.forkScoped(
-    Effect.repeat(Effect.delay(Effect.flatMap(Clock.currentTimeMillis, sweep), sweepEvery), Schedule.forever)
-  )
+// What expired and is never asked for again must go as well: it may be personal. Not all at once, because others wait.
+const sweep = <E>(
+  shelf: Pick<Shelf.Shelf<never>, "removeExpired">,
+  drop: (addresses: ReadonlyArray<CacheKey.Address>) => Effect.Effect<void, E>
+) =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => {
+    const some: Effect.Effect<void, E> = Effect.suspend(() => {
+      const gone = shelf.removeExpired(now)
+      return gone.length === 0 ? Effect.void : Effect.andThen(Effect.andThen(drop(gone), Effect.yieldNow), some)
+    })
+    return some
+  })
+
+const sweeping = <E>(
+  shelf: Pick<Shelf.Shelf<never>, "removeExpired">,
+  drop: (addresses: ReadonlyArray<CacheKey.Address>) => Effect.Effect<void, E>
+) => Effect.forkScoped(Effect.repeat(Effect.ignore(Effect.delay(sweep(shelf, drop), sweepEvery)), Schedule.forever))
 
 // An entry with what the store itself has to know about it.
 const Envelope = Schema.Struct({ expiresAt: Schema.Finite, entry: Schema.String })
@@ -227,7 +239,7 @@ export const layerKeyValueStore = (
       yield* Effect.forkScoped(
         Effect.ignore(Effect.flatMap(store.keys, (keys) => Effect.forEach(keys, (key) => Effect.ignore(found(key)))))
       )
-      yield* sweeping((now) => Effect.ignore(Effect.suspend(() => drop(shelf.removeExpired(now)))))
+      yield* sweeping(shelf, drop)
 
       return CacheStore.of({
         get: Effect.fnUntraced(function* (address) {
@@ -369,7 +381,7 @@ export const layerPersistence = (
             })
           ),
         statistics: Effect.gen(function* () {
-          shelf.removeExpired(yield* Clock.currentTimeMillis)
+          yield* sweep(shelf, () => Effect.void)
           return { ...shelf.size(), evicted }
         })
       })

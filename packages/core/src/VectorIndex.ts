@@ -6,11 +6,14 @@
  * least are then compared exactly. The signs of two vectors with cosine c differ in acos(c) / pi of the places on average; what differs
  * in far more than that cannot be a neighbour and is left after its first 128 bits.
  *
- * Vectors lie in blocks of at most 1024 rows, so inserting never copies more than one of them. Scopes with few entries, and
- * vectors with fewer than 256 dimensions, are scanned exactly.
+ * Vectors lie in blocks of at most 1024 rows and 2 MiB, so inserting never copies more than one of them, and ids in small maps, so it never
+ * pauses to copy a large one. Scopes with few entries, and vectors with fewer than 256 dimensions, are scanned exactly.
  *
  * @since 0.1.0
  */
+import * as Ages from "./internal/ages.ts"
+import * as ExtendibleMap from "./internal/extendibleMap.ts"
+import { heaviest, type Ranked } from "./internal/heaviest.ts"
 
 /**
  * A vector that was found, with the cosine of the angle between it and the one that was searched for.
@@ -59,20 +62,28 @@ export interface Search {
 
 interface Block {
   readonly capacity: number
+  readonly entries: Array<Entry>
   readonly vectors: Float32Array
   /** The first 128 signs of each row, on their own so that a scan reads little memory. */
   readonly heads: Int32Array
   readonly tails: Int32Array
 }
 
-interface Partition {
-  readonly blocks: Array<Block>
-  readonly ids: Array<string>
-  /** Rows by id, the oldest id first. */
-  readonly rows: Map<string, number>
+interface Entry extends Ages.Aged<Entry> {
+  readonly id: string
+  readonly number: number
+  readonly partition: Partition
+  row: number
 }
 
-const blockRows = 1024
+interface Partition extends Ages.Ages<Entry> {
+  readonly scope: string
+  readonly blocks: Array<Block>
+  rows: number
+}
+
+/** A block is what is copied or cleared at once, so it is bounded. */
+const blockBytes = 2 ** 21
 const headWords = 4
 /** How many of the least different signs are compared exactly. */
 const reranked = 32
@@ -113,8 +124,15 @@ export const make = (options: {
   const coded = dimensions >= 256
   const tailWords = coded ? Math.ceil(dimensions / 32) - headWords : 0
   const words = headWords + tailWords
-  const partitions = new Map<string, Partition>()
-  const scopes = new Map<string, string>()
+  const blockRows = Math.max(32, Math.min(1024, 2 ** Math.floor(Math.log2(blockBytes / (4 * dimensions)))))
+  const partitions = ExtendibleMap.make<Ranked<Partition>>()
+  const entries = ExtendibleMap.make<Entry>()
+  // Of equals the one with the oldest entry.
+  const largest = heaviest<Partition>((left, right) =>
+    left.rows === right.rows ? (left.oldest?.number ?? 0) < (right.oldest?.number ?? 0) : left.rows > right.rows
+  )
+  let numbers = 0
+  let capacity = 0
   const code = new Int32Array(words)
   const passed = new Int32Array(coded ? blockRows : 0)
 
@@ -125,21 +143,26 @@ export const make = (options: {
     }
   }
 
-  const blockOf = (capacity: number): Block => ({
-    capacity,
-    vectors: new Float32Array(capacity * dimensions),
-    heads: new Int32Array(coded ? capacity * headWords : 0),
-    tails: new Int32Array(coded ? capacity * tailWords : 0)
+  const blockOf = (rows: number): Block => ({
+    capacity: rows,
+    entries: [],
+    vectors: new Float32Array(rows * dimensions),
+    heads: new Int32Array(coded ? rows * headWords : 0),
+    tails: new Int32Array(coded ? rows * tailWords : 0)
   })
 
-  // Only the last block grows, from a few rows to a whole block, so small scopes stay small.
+  // Only the first block grows, from one row to a whole block, so small scopes stay small.
   const room = (partition: Partition): void => {
-    const rows = partition.ids.length
+    const { rows } = partition
     const at = Math.floor(rows / blockRows)
     const block = partition.blocks[at]
-    if (block === undefined) partition.blocks.push(blockOf(at === 0 ? 8 : blockRows))
-    else if (rows % blockRows >= block.capacity) {
-      const larger = blockOf(Math.min(blockRows, block.capacity * 2))
+    if (block === undefined) {
+      const added = blockOf(at === 0 ? 1 : blockRows)
+      capacity += added.capacity
+      partition.blocks.push(added)
+    } else if (rows % blockRows >= block.capacity) {
+      capacity += Math.min(blockRows, block.capacity * 2) - block.capacity
+      const larger = { ...blockOf(Math.min(blockRows, block.capacity * 2)), entries: block.entries }
       larger.vectors.set(block.vectors)
       larger.heads.set(block.heads)
       larger.tails.set(block.tails)
@@ -163,41 +186,55 @@ export const make = (options: {
   }
 
   const remove = (id: string): boolean => {
-    const scope = scopes.get(id)
-    const partition = scope === undefined ? undefined : partitions.get(scope)
-    const row = partition?.rows.get(id)
-    if (scope === undefined || partition === undefined || row === undefined) return false
-    const last = partition.ids.length - 1
-    const moved = partition.ids[last]
+    const entry = ExtendibleMap.get(entries, id)
+    const ranked = entry === undefined ? undefined : ExtendibleMap.get(partitions, entry.partition.scope)
+    if (entry === undefined || ranked === undefined) return false
+    const { partition, row } = entry
+    const last = partition.rows - 1
     const vector = vectorAt(partition, last)
-    if (row !== last && moved !== undefined && vector !== undefined) {
+    const moved = partition.blocks[Math.floor(last / blockRows)]?.entries.pop()
+    if (moved !== undefined && moved !== entry && vector !== undefined) {
       put(partition, row, vector)
-      partition.ids[row] = moved
-      partition.rows.set(moved, row)
+      place(partition, row, moved)
     }
-    partition.ids.pop()
-    partition.rows.delete(id)
-    scopes.delete(id)
-    partition.blocks.length = Math.ceil(last / blockRows)
-    if (last === 0) partitions.delete(scope)
+    ExtendibleMap.remove(entries, id)
+    Ages.leave(partition, entry)
+    partition.rows = last
+    if (last % blockRows === 0) capacity -= partition.blocks.pop()?.capacity ?? 0
+    if (last > 0) largest.changed(ranked)
+    else {
+      largest.remove(ranked)
+      ExtendibleMap.remove(partitions, partition.scope)
+    }
     return true
   }
 
+  const place = (partition: Partition, row: number, entry: Entry): void => {
+    const block = partition.blocks[Math.floor(row / blockRows)]
+    if (block === undefined) return
+    block.entries[row % blockRows] = entry
+    entry.row = row
+  }
+
   const evict = (scope: string): string | undefined => {
-    let largest = partitions.get(scope)
-    if (largest === undefined || largest.ids.length * partitions.size <= maxEntries) {
-      for (const partition of partitions.values()) {
-        if (partition.ids.length > (largest?.ids.length ?? 0)) largest = partition
-      }
-    }
-    const oldest = largest?.rows.keys().next().value
-    if (oldest !== undefined) remove(oldest)
-    return oldest
+    const [own, top] = [ExtendibleMap.get(partitions, scope)?.value, largest.top()]
+    const rows = own?.rows ?? 0
+    const oldest = (rows * partitions.size > maxEntries || rows === top?.rows ? own : top)?.oldest
+    if (oldest !== undefined) remove(oldest.id)
+    return oldest?.id
+  }
+
+  const partitionOf = (scope: string): Ranked<Partition> => {
+    const known = ExtendibleMap.get(partitions, scope)
+    if (known !== undefined) return known
+    const ranked = largest.add({ scope, blocks: [], rows: 0, oldest: undefined, newest: undefined })
+    ExtendibleMap.set(partitions, scope, ranked)
+    return ranked
   }
 
   const exact = (partition: Partition, unit: Float32Array, search: Search): Array<Neighbour> => {
     const found: Array<Neighbour> = []
-    for (let row = 0; row < partition.ids.length; row++) consider(partition, row, unit, search, found)
+    for (let row = 0; row < partition.rows; row++) consider(partition, row, unit, search, found)
     return found
   }
 
@@ -209,7 +246,7 @@ export const make = (options: {
     found: Array<Neighbour>
   ): void => {
     const block = partition.blocks[Math.floor(row / blockRows)]
-    const id = partition.ids[row]
+    const id = block?.entries[row % blockRows]?.id
     if (block === undefined || id === undefined) return
     const similarity = dot(block.vectors, (row % blockRows) * dimensions, unit)
     if (similarity < threshold) return
@@ -237,7 +274,7 @@ export const make = (options: {
       const block = partition.blocks[b]
       if (block === undefined) continue
       const { heads, tails } = block
-      const rows = Math.min(blockRows, partition.ids.length - b * blockRows)
+      const rows = Math.min(blockRows, partition.rows - b * blockRows)
       const candidates = scan(heads, rows, code, firstLimit, Math.min(headLimit, limit), passed)
       for (let c = 0; c < candidates; c++) {
         const row = (passed[c] ?? 0) >>> 8
@@ -271,41 +308,37 @@ export const make = (options: {
       const unit = normalized(vector, dimensions, "add")
       if (unit === undefined) return undefined
       remove(id)
-      const evicted = scopes.size >= maxEntries ? evict(scope) : undefined
-      let partition = partitions.get(scope)
-      if (partition === undefined) {
-        partition = { blocks: [], ids: [], rows: new Map() }
-        partitions.set(scope, partition)
-      }
+      const evicted = entries.size >= maxEntries ? evict(scope) : undefined
+      const ranked = partitionOf(scope)
+      const partition = ranked.value
       room(partition)
-      const row = partition.ids.length
-      partition.ids.push(id)
-      partition.rows.set(id, row)
-      scopes.set(id, scope)
+      const row = partition.rows++
+      const entry: Entry = { id, number: numbers++, partition, row, older: undefined, newer: undefined }
+      place(partition, row, entry)
       put(partition, row, unit)
+      Ages.join(partition, entry)
+      ExtendibleMap.set(entries, id, entry)
+      largest.changed(ranked)
       return evicted
     },
     search: (scope, vector, search) => {
-      const partition = partitions.get(scope)
+      const partition = ExtendibleMap.get(partitions, scope)?.value
       const unit = normalized(vector, dimensions, "search")
       if (partition === undefined || unit === undefined) return []
-      return coded && partition.ids.length > 64 ? bySigns(partition, unit, search) : exact(partition, unit, search)
+      return coded && partition.rows > 64 ? bySigns(partition, unit, search) : exact(partition, unit, search)
     },
     remove,
-    hasScope: (scope) => partitions.has(scope),
+    hasScope: (scope) => ExtendibleMap.get(partitions, scope) !== undefined,
     removeScope: (scope) => {
-      for (const id of partitions.get(scope)?.ids ?? []) scopes.delete(id)
-      partitions.delete(scope)
+      const ranked = ExtendibleMap.get(partitions, scope)
+      if (ranked === undefined) return
+      for (const { id } of Ages.all(ranked.value)) ExtendibleMap.remove(entries, id)
+      for (const block of ranked.value.blocks) capacity -= block.capacity
+      largest.remove(ranked)
+      ExtendibleMap.remove(partitions, scope)
     },
-    size: () => scopes.size,
-    bytes: () => {
-      let bytes = 0
-      for (const { blocks } of partitions.values()) {
-        for (const { heads, tails, vectors } of blocks)
-          bytes += heads.byteLength + tails.byteLength + vectors.byteLength
-      }
-      return bytes
-    }
+    size: () => entries.size,
+    bytes: () => capacity * 4 * (dimensions + (coded ? words : 0))
   }
 }
 
