@@ -30,8 +30,6 @@
  *
  * @since 0.1.0
  */
-import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as SecureRandom from "effect/crypto/SecureRandom"
 import * as Deferred from "effect/Deferred"
@@ -41,26 +39,20 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
-import * as Random from "effect/Random"
-import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
-import type * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
 import * as Decision from "./Decision.ts"
 import * as DeferredStore from "./DeferredStore.ts"
+import { workingOff } from "./internal/backlog.ts"
 import * as Codec from "./internal/deferredCodec.ts"
-import { monotonic } from "./internal/monotonic.ts"
+import { deferring } from "./internal/deferring.ts"
 import { stackless } from "./internal/stackless.ts"
-import { within } from "./internal/within.ts"
-import * as LlmRequest from "./LlmRequest.ts"
-import * as LlmResponse from "./LlmResponse.ts"
-import { LlmUnavailable, wasRefused } from "./LlmUnavailable.ts"
+import { wallNow } from "./internal/wall.ts"
+import type * as LlmRequest from "./LlmRequest.ts"
+import type * as LlmResponse from "./LlmResponse.ts"
 import * as Notice from "./Notice.ts"
 import type * as Policy from "./Policy.ts"
-import type { Failure, Provider } from "./Provider.ts"
-import * as ProviderError from "./ProviderError.ts"
+import type { Provider } from "./Provider.ts"
 import * as ResilienceEvent from "./ResilienceEvent.ts"
-import * as Timeouts from "./Timeouts.ts"
 
 /**
  * How an accepted request ended.
@@ -292,7 +284,7 @@ export const make = <R = never>(
         const look: Effect.Effect<Settled, TicketUnknown | DeferredStore.StoreError> = Effect.flatMap(
           find(ticket),
           (row) => {
-            const settled = settledOf(row)
+            const settled = Codec.settledOf(row)
             return settled ?? Effect.andThen(Effect.timeoutOption(Deferred.await(signal), poll), look)
           }
         )
@@ -305,214 +297,27 @@ export const make = <R = never>(
         )
       })
 
-    const storeFailed = ({ cause, operation }: DeferredStore.StoreError): Effect.Effect<void> =>
-      Effect.sync(() => publish(() => ({ _tag: "DeferredStoreFailed", operation, cause })))
-
-    // A worker that ends would leave the queue to nobody, so it outlives what its store dies of.
-    const surviving = <A>(work: Effect.Effect<A, DeferredStore.StoreError>, otherwise: A): Effect.Effect<A> =>
-      work.pipe(
-        Effect.catchDefect(dying("work")),
-        Effect.catch((error) => Effect.as(storeFailed(error), otherwise))
-      )
-
-    // Asks for one entry and writes down what came of it. Returns whether the chain is well, as far as this one tells.
-    const ask = (provider: Provider, row: DeferredStore.Row): Effect.Effect<Health> =>
-      Effect.gen(function* () {
-        if (row.attempts > maxAttempts) {
-          // Whoever claimed it for the last time died with it.
-          yield* settle(row, "dead", undefined, row.note ?? "The worker died with it")
-          return unknown
-        }
-        const decoded = yield* Effect.exit(Codec.decodeRequest(row.request))
-        if (Exit.isFailure(decoded)) {
-          yield* settle(row, "dead", undefined, "The stored request cannot be read")
-          return unknown
-        }
-        const answered = yield* Effect.exit(
-          Effect.flatMap(provider.generate({ ...decoded.value, deadline }), Codec.encodeResponse)
-        )
-        if (Exit.isSuccess(answered)) {
-          yield* settle(row, "answered", answered.value, undefined)
-          return well
-        }
-        if (Cause.hasInterruptsOnly(answered.cause))
-          return yield* Effect.failCause(answered.cause as Cause.Cause<never>)
-        const error = answered.cause.reasons.find(Cause.isFailReason)?.error
-        const failed = error !== undefined && error._tag !== "SchemaError" ? error : undefined
-        if (failed?._tag === "LlmUnavailable") {
-          if (isHopeless(failed)) {
-            yield* settle(row, "dead", undefined, failed.message)
-            return well
-          }
-          yield* again(
-            row,
-            failed.message,
-            wasRefused(failed) ? (failed.retryAfter ?? Duration.millis(poll)) : undefined
-          )
-          return ill(failed.retryAfter)
-        }
-        const reason =
-          failed === undefined ? Cause.pretty(answered.cause) : `${ProviderError.kind(failed)}: ${failed.message}`
-        if (failed !== undefined && Decision.of(table, failed).fallOver === "no") {
-          yield* settle(row, "dead", undefined, reason)
-          return well
-        }
-        yield* again(row, reason, undefined)
-        return failed === undefined ? unknown : ill(ProviderError.retryAfter(failed))
-      })
-
-    const settle = (
-      row: DeferredStore.Row,
-      state: "answered" | "dead",
-      result: string | undefined,
-      note: string | undefined
-    ): Effect.Effect<void> =>
-      Clock.clockWith((clock) =>
-        store.settle({
-          ticket: row.ticket,
-          claim: row.claim,
-          now: wall(clock),
-          state,
-          result,
-          note
-        })
-      ).pipe(
-        Effect.tapError(storeFailed),
-        // What is not written down within the lease is asked again by somebody.
-        Effect.retry({ times: 3, schedule: settleAgain }),
-        Effect.match({
-          onFailure: () => {},
-          onSuccess: (first) => {
-            if (first) ended(row.ticket, state === "answered" ? "Answered" : "Dead")
-          }
-        }),
-        Effect.uninterruptible
-      )
-
-    // With `untriedFor` the attempt does not count: nobody was asked, and for that long nobody need be.
-    const again = (
-      row: DeferredStore.Row,
-      note: string | undefined,
-      untriedFor: Duration.Duration | undefined
-    ): Effect.Effect<void> =>
-      untriedFor === undefined && row.attempts >= maxAttempts
-        ? settle(row, "dead", undefined, note)
-        : Clock.clockWith((clock) => {
-            const delay = untriedFor === undefined ? backoff * 2 ** (row.attempts - 1) : Duration.toMillis(untriedFor)
-            const visibleAt = wall(clock) + Math.ceil(Math.min(maxBackoff, delay))
-            const refund = untriedFor !== undefined
-            return store.release({ ticket: row.ticket, claim: row.claim, visibleAt, refund, note })
-          }).pipe(Effect.catch(storeFailed), Effect.asVoid, Effect.uninterruptible)
-
-    const workOff = (provider: Provider): Effect.Effect<never> =>
-      Effect.scoped(
-        Effect.gen(function* () {
-          const owner = SecureRandom.uuidV4Unsafe()
-          const clock = yield* Clock.Clock
-          const scope = yield* Effect.scope
-          // A request that is never given up would be renewed for ever.
-          const bounded = provider.keepsDeadline
-            ? provider
-            : yield* Timeouts.policy({ attempt: Infinity, idle: Infinity })(provider)
-          const bell = yield* hung(workers)
-          const hub = yield* ResilienceEvent.CurrentHub
-          yield* Effect.acquireRelease(
-            Effect.sync(() => hubs.add(hub)),
-            () => Effect.sync(() => hubs.delete(hub))
-          )
-          let pace: Pace = { allowed: 1, failures: 0, notBefore: -Infinity }
-          let running = 0
-          let sweptAt = -Infinity
-          let prunedAt = -Infinity
-
-          const sweep = Effect.gen(function* () {
-            const now = wall(clock)
-            if (now - sweptAt < poll) return
-            sweptAt = now
-            for (const ticket of yield* store.expire(now)) ended(ticket, "Expired")
-            if (now - prunedAt < pruneEvery) return
-            prunedAt = now
-            yield* store.prune({ before: now - keepFor, keep })
-          })
-
-          const start = (row: DeferredStore.Row) =>
-            Effect.gen(function* () {
-              running++
-              pace = { ...pace, notBefore: monotonic(clock) + every }
-              const work = Effect.onExit(ask(bounded, row), (exit) =>
-                Effect.gen(function* () {
-                  running--
-                  asking.delete(row.ticket)
-                  if (Exit.isSuccess(exit))
-                    pace = paced(pace, exit.value, concurrency, monotonic(clock), yield* Random.next)
-                  else yield* again(row, row.note, Cause.hasInterruptsOnly(exit.cause) ? Duration.zero : undefined)
-                  Queue.offerUnsafe(bell, undefined)
-                })
-              )
-              // At once: a fiber that is interrupted before it runs has no end that anybody sees.
-              const fiber = yield* Effect.forkIn(work, scope, { startImmediately: true })
-              if (fiber.pollUnsafe() === undefined) asking.set(row.ticket, fiber)
-            })
-
-          // One look at the queue: returns how long to wait for the bell before the next one, 0 for not at all.
-          const turn = Effect.gen(function* () {
-            yield* sweep
-            if (running >= pace.allowed) return poll
-            // Timers know whole milliseconds: what is less is over.
-            const rest = Math.ceil(pace.notBefore - monotonic(clock) - 0.5)
-            if (rest > 0) return yield* Effect.as(Effect.sleep(Math.min(rest, poll)), 0)
-            const reason = provider.availability(anyRequest, monotonic(clock))
-            if (reason !== undefined) {
-              if (running === 0) pace = { ...pace, allowed: 1 }
-              return poll
-            }
-            const now = wall(clock)
-            const row = yield* Effect.uninterruptible(
-              Effect.tap(store.claim({ owner, now, leaseUntil: now + lease }), (row) =>
-                row === undefined ? Effect.void : start(row)
-              )
-            )
-            return row === undefined ? poll : 0
-          })
-
-          const beat = surviving(
-            Effect.suspend(() => store.renew({ owner, leaseUntil: wall(clock) + lease })),
-            undefined
-          )
-          yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lease / 3), beat)))
-          if (handler !== undefined) yield* Effect.forkScoped(deliver(owner, handler))
-          return yield* Effect.forever(
-            Effect.flatMap(surviving(turn, poll), (millis) =>
-              millis === 0 ? Effect.void : Effect.timeoutOption(Queue.take(bell), millis)
-            )
-          )
-        })
-      )
-
-    const deliver = (owner: string, handler: NonNullable<Options<R>["onSettled"]>): Effect.Effect<never> =>
-      Effect.scoped(
-        Effect.gen(function* () {
-          const clock = yield* Clock.Clock
-          const bell = yield* hung(deliveries)
-          const next = Effect.gen(function* () {
-            const now = wall(clock)
-            const row = yield* store.claimDelivery({ owner, now, leaseUntil: now + lease })
-            if (row === undefined) return false
-            const settled = yield* (
-              settledOf(row) ?? Effect.fail(new DeferredStore.StoreError({ operation: "deliver", cause: row.state }))
-            )
-            const exit = yield* Effect.exit(Effect.provideContext(handler(settled), context))
-            const retryAt = Exit.isSuccess(exit) ? undefined : wall(clock) + lease
-            yield* store.endDelivery({ ticket: row.ticket, owner, retryAt })
-            return true
-          })
-          return yield* Effect.forever(
-            Effect.flatMap(surviving(next, false), (more) =>
-              more ? Effect.void : Effect.timeoutOption(Queue.take(bell), poll)
-            )
-          )
-        })
-      )
+    const workOff = workingOff({
+      store,
+      table,
+      hubs,
+      workers,
+      deliveries,
+      asking,
+      ended,
+      publish,
+      handler: handler === undefined ? undefined : (settled) => Effect.provideContext(handler(settled), context),
+      maxAttempts,
+      concurrency,
+      keep,
+      backoff,
+      maxBackoff,
+      every,
+      deadline,
+      lease,
+      poll,
+      keepFor
+    })
 
     return DeferredQueue.of({
       accept,
@@ -522,7 +327,7 @@ export const make = <R = never>(
           const { attempts, expiresAt, state } = row
           if (state === "running") return Effect.succeed({ _tag: "Running", ticket, attempts })
           return (
-            settledOf(row) ??
+            Codec.settledOf(row) ??
             Effect.map(wallNow, (now) => ({
               _tag: "Queued",
               ticket,
@@ -565,91 +370,12 @@ export const make = <R = never>(
     })
   })
 
-const dying = (operation: string) => (cause: unknown) => Effect.fail(new DeferredStore.StoreError({ operation, cause }))
-
 const positive = (name: string, value: number): number => {
   if (Number.isFinite(value) && value > 0) return value
   throw new RangeError(`DeferredQueue.make: ${name} must be above zero, got ${value}`)
 }
 
-// What outlives the process is measured with the time of day, in whole milliseconds.
-const wall = (clock: Clock.Clock): number => Math.floor(clock.currentTimeMillisUnsafe())
-const wallNow = Clock.clockWith((clock) => Effect.succeed(wall(clock)))
-
-const anyRequest = LlmRequest.make({ prompt: "" })
-
 const ranks: { readonly [P in LlmRequest.Priority]: number } = { critical: 1, normal: 0, batch: -1 }
-
-const pruneEvery = 60_000
-const settleAgain = Schedule.exponential("100 millis")
-
-const hung = (bells: Set<Queue.Queue<void>>): Effect.Effect<Queue.Queue<void>, never, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.tap(Queue.sliding<void>(1), (bell) => Effect.sync(() => bells.add(bell))),
-    (bell) => Effect.sync(() => bells.delete(bell))
-  )
-
-const settledOf = (row: DeferredStore.Row): Effect.Effect<Settled, DeferredStore.StoreError> | undefined => {
-  const { attempts, note, result, state, ticket } = row
-  switch (state) {
-    case "queued":
-    case "running":
-      return undefined
-    case "answered":
-      return Effect.mapBoth(Codec.decodeResponse(result ?? ""), {
-        onFailure: (cause) => new DeferredStore.StoreError({ operation: "decode", cause }),
-        onSuccess: (response) => ({ _tag: "Answered", ticket, response })
-      })
-    case "expired":
-      return Effect.succeed({ _tag: "Expired", ticket })
-    case "cancelled":
-      return Effect.succeed({ _tag: "Cancelled", ticket })
-    case "dead":
-      return Effect.succeed({ _tag: "Dead", ticket, reason: note ?? "unknown", attempts })
-  }
-}
-
-// Waiting helps nobody whose request is too long for every model, or needs what none has.
-const isHopeless = ({ attempts }: LlmUnavailable): boolean =>
-  attempts.length > 0 &&
-  attempts.every((attempt) =>
-    attempt._tag === "Skipped"
-      ? attempt.reason._tag === "NotCapable"
-      : attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
-  )
-
-type Health =
-  | { readonly _tag: "Well" }
-  | { readonly _tag: "Ill"; readonly retryAfter: Duration.Duration | undefined }
-  | { readonly _tag: "Unknown" }
-
-const well: Health = { _tag: "Well" }
-const unknown: Health = { _tag: "Unknown" }
-const ill = (retryAfter: Duration.Duration | undefined): Health => ({ _tag: "Ill", retryAfter })
-
-interface Pace {
-  readonly allowed: number
-  readonly failures: number
-  readonly notBefore: number
-}
-
-// One more at a time after each answer, back to one after a failure, with a pause that grows and that no two processes share.
-const paced = (pace: Pace, health: Health, concurrency: number, now: number, random: number): Pace => {
-  switch (health._tag) {
-    case "Unknown":
-      return pace
-    case "Well":
-      return { ...pace, allowed: Math.min(concurrency, pace.allowed + 1), failures: 0 }
-    case "Ill": {
-      const own = 1000 * 2 ** Math.min(pace.failures, 10) * (0.5 + random / 2)
-      const asked = health.retryAfter === undefined ? 0 : Duration.toMillis(health.retryAfter)
-      const pause = Math.min(longestPause, Math.max(own, asked))
-      return { allowed: 1, failures: pace.failures + 1, notBefore: Math.max(pace.notBefore, now + pause) }
-    }
-  }
-}
-
-const longestPause = 60_000
 
 /**
  * Layer that provides the queue over a store.
@@ -749,84 +475,9 @@ export const policy = (options?: PolicyOptions): Policy.Policy<DeferredQueue> =>
       const hub = yield* ResilienceEvent.CurrentHub
       const translate = yield* Notice.translator
       if (options?.work !== "elsewhere") yield* Effect.forkScoped(queue.workOff(self))
-
-      const refused = (request: LlmRequest.LlmRequest, error: LlmUnavailable, refusal: Refusal) =>
-        Effect.suspend(() => {
-          const reason = refusal._tag
-          if (hub.active()) {
-            if (reason === "StoreError") {
-              const { cause, operation } = refusal
-              hub.publish({ _tag: "DeferredStoreFailed", operation, cause })
-            }
-            hub.publish({ _tag: "DeferralRefused", request: request.id, reason })
-          }
-          return Effect.fail(stackless(() => new LlmUnavailable({ ...fieldsOf(error), notQueued: reason })))
-        })
-
-      const defer = (request: LlmRequest.LlmRequest, error: Failure): Effect.Effect<never, Failure> => {
-        if (error._tag !== "LlmUnavailable" || request.stepsLeft > 0 || isHopeless(error)) return Effect.fail(error)
-        // A queue within this one may have taken it.
-        if (error.notice._tag === "Queued") return Effect.fail(error)
-        const accepted = Effect.suspend(() => {
-          const terms = options?.terms?.(request)
-          const accepting = within(queue.accept(request, terms), acceptWithin, storeTooSlow, 0)
-          return Effect.map(accepting, (ticket) => ({ ticket, terms }))
-        })
-        return Effect.matchEffect(Effect.catchDefect(accepted, dying("insert")), {
-          onFailure: (refusal) => refused(request, error, refusal),
-          onSuccess: ({ terms, ticket }) => {
-            if (hub.active()) hub.publish({ _tag: "Deferred", request: request.id, ticket })
-            const expiresAfter = Duration.fromInputUnsafe(terms?.expiresAfter ?? queue.expiresAfter)
-            const facts = { _tag: "Queued" as const, ticket, expiresAfter }
-            return Effect.fail(
-              stackless(
-                () =>
-                  new LlmUnavailable({
-                    ...fieldsOf(error),
-                    suggestion: "There is no need to ask again: the answer will come.",
-                    notice: { ...facts, message: translate(facts) }
-                  })
-              )
-            )
-          }
-        })
-      }
-
-      return {
-        ...self,
-        generate: (request) =>
-          request.mayWait
-            ? Effect.catch(self.generate(request), (error) => defer(request, error))
-            : self.generate(request),
-        stream: (request) =>
-          request.mayWait
-            ? Stream.suspend(() => {
-                let begun = false
-                return self.stream(request).pipe(
-                  Stream.tap((part) => {
-                    begun ||= LlmResponse.isContent(part)
-                    return Effect.void
-                  }),
-                  // What the reader has begun to read is not answered a second time.
-                  Stream.catch((error) => Stream.fromEffect(begun ? Effect.fail(error) : defer(request, error)))
-                )
-              })
-            : self.stream(request)
-      }
+      return deferring(self, queue, hub, { translate, acceptWithin, terms: options?.terms })
     })
 }
-
-type Refusal = QueueFull | NotDeferrable | DeferredStore.StoreError
-
-const storeTooSlow = () => Effect.fail(new DeferredStore.StoreError({ operation: "insert", cause: "It took too long" }))
-
-const fieldsOf = ({ attempts, message, notice, retryAfter, suggestion }: LlmUnavailable) => ({
-  message,
-  suggestion,
-  attempts,
-  notice,
-  ...(retryAfter === undefined ? {} : { retryAfter })
-})
 
 /**
  * Error raised when as many requests wait as may wait.

@@ -3,6 +3,8 @@ import type * as Response from "effect/ai/Response"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Attempt from "../Attempt.ts"
+import type { Settled } from "../DeferredQueue.ts"
+import * as DeferredStore from "../DeferredStore.ts"
 import * as LlmRequest from "../LlmRequest.ts"
 import * as LlmResponse from "../LlmResponse.ts"
 import * as Notice from "../Notice.ts"
@@ -107,6 +109,27 @@ export const decodeResponse = (text: string) =>
   Effect.map(Schema.decodeEffect(StoredResponse)(text), ({ content, served }) =>
     LlmResponse.make({ content: content as unknown as ReadonlyArray<Response.PartEncoded>, served })
   )
+
+/** Reads how an entry ended, if it did. */
+export const settledOf = (row: DeferredStore.Row): Effect.Effect<Settled, DeferredStore.StoreError> | undefined => {
+  const { attempts, note, result, state, ticket } = row
+  switch (state) {
+    case "queued":
+    case "running":
+      return undefined
+    case "answered":
+      return Effect.mapBoth(decodeResponse(result ?? ""), {
+        onFailure: (cause) => new DeferredStore.StoreError({ operation: "decode", cause }),
+        onSuccess: (response) => ({ _tag: "Answered", ticket, response })
+      })
+    case "expired":
+      return Effect.succeed({ _tag: "Expired", ticket })
+    case "cancelled":
+      return Effect.succeed({ _tag: "Cancelled", ticket })
+    case "dead":
+      return Effect.succeed({ _tag: "Dead", ticket, reason: note ?? "unknown", attempts })
+  }
+}
 
 /** What a request has that cannot be written down and read again as the same. */
 export const unsupported = (request: LlmRequest.LlmRequest): "tools" | "json" | undefined =>

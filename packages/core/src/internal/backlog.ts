@@ -1,0 +1,290 @@
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as SecureRandom from "effect/crypto/SecureRandom"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Queue from "effect/Queue"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import * as Decision from "../Decision.ts"
+import type { Settled } from "../DeferredQueue.ts"
+import * as DeferredStore from "../DeferredStore.ts"
+import * as LlmRequest from "../LlmRequest.ts"
+import { wasRefused } from "../LlmUnavailable.ts"
+import type { Provider } from "../Provider.ts"
+import * as ProviderError from "../ProviderError.ts"
+import * as ResilienceEvent from "../ResilienceEvent.ts"
+import * as Timeouts from "../Timeouts.ts"
+import { type Health, ill, type Pace, paced, unknown, well } from "./backlogPace.ts"
+import * as Codec from "./deferredCodec.ts"
+import { dying, isHopeless } from "./deferring.ts"
+import { monotonic } from "./monotonic.ts"
+import { wall } from "./wall.ts"
+
+/** What a worker of the queue shares with the rest of it. Times are milliseconds. */
+export interface Backlog {
+  readonly store: DeferredStore.DeferredStore["Service"]
+  readonly table: Decision.Table
+  readonly hubs: Set<ResilienceEvent.Hub>
+  /** Rung when something was handed in. */
+  readonly workers: Set<Queue.Queue<void>>
+  /** Rung when something ended. */
+  readonly deliveries: Set<Queue.Queue<void>>
+  /** Who is asking for which ticket. */
+  readonly asking: Map<string, Fiber.Fiber<unknown, unknown>>
+  readonly ended: (ticket: string, outcome: Settled["_tag"]) => void
+  readonly publish: (event: () => ResilienceEvent.ResilienceEvent) => void
+  readonly handler: ((settled: Settled) => Effect.Effect<void, unknown>) | undefined
+  readonly maxAttempts: number
+  readonly concurrency: number
+  readonly keep: number
+  readonly backoff: number
+  readonly maxBackoff: number
+  readonly every: number
+  readonly deadline: Duration.Duration
+  readonly lease: number
+  readonly poll: number
+  readonly keepFor: number
+}
+
+/** Asks a provider for answers until it is interrupted. */
+export const workingOff = ({
+  asking,
+  backoff,
+  concurrency,
+  deadline,
+  deliveries,
+  ended,
+  every,
+  handler,
+  hubs,
+  keep,
+  keepFor,
+  lease,
+  maxAttempts,
+  maxBackoff,
+  poll,
+  publish,
+  store,
+  table,
+  workers
+}: Backlog): ((provider: Provider) => Effect.Effect<never>) => {
+  const storeFailed = ({ cause, operation }: DeferredStore.StoreError): Effect.Effect<void> =>
+    Effect.sync(() => publish(() => ({ _tag: "DeferredStoreFailed", operation, cause })))
+
+  // A worker that ends would leave the queue to nobody, so it outlives what its store dies of.
+  const surviving = <A>(work: Effect.Effect<A, DeferredStore.StoreError>, otherwise: A): Effect.Effect<A> =>
+    work.pipe(
+      Effect.catchDefect(dying("work")),
+      Effect.catch((error) => Effect.as(storeFailed(error), otherwise))
+    )
+
+  // Asks for one entry and writes down what came of it. Returns whether the chain is well, as far as this one tells.
+  const ask = (provider: Provider, row: DeferredStore.Row): Effect.Effect<Health> =>
+    Effect.gen(function* () {
+      if (row.attempts > maxAttempts) {
+        // Whoever claimed it for the last time died with it.
+        yield* settle(row, "dead", undefined, row.note ?? "The worker died with it")
+        return unknown
+      }
+      const decoded = yield* Effect.exit(Codec.decodeRequest(row.request))
+      if (Exit.isFailure(decoded)) {
+        yield* settle(row, "dead", undefined, "The stored request cannot be read")
+        return unknown
+      }
+      const answered = yield* Effect.exit(
+        Effect.flatMap(provider.generate({ ...decoded.value, deadline }), Codec.encodeResponse)
+      )
+      if (Exit.isSuccess(answered)) {
+        yield* settle(row, "answered", answered.value, undefined)
+        return well
+      }
+      if (Cause.hasInterruptsOnly(answered.cause)) return yield* Effect.failCause(answered.cause as Cause.Cause<never>)
+      const error = answered.cause.reasons.find(Cause.isFailReason)?.error
+      const failed = error !== undefined && error._tag !== "SchemaError" ? error : undefined
+      if (failed?._tag === "LlmUnavailable") {
+        if (isHopeless(failed)) {
+          yield* settle(row, "dead", undefined, failed.message)
+          return well
+        }
+        yield* again(row, failed.message, wasRefused(failed) ? (failed.retryAfter ?? Duration.millis(poll)) : undefined)
+        return ill(failed.retryAfter)
+      }
+      const reason =
+        failed === undefined ? Cause.pretty(answered.cause) : `${ProviderError.kind(failed)}: ${failed.message}`
+      if (failed !== undefined && Decision.of(table, failed).fallOver === "no") {
+        yield* settle(row, "dead", undefined, reason)
+        return well
+      }
+      yield* again(row, reason, undefined)
+      return failed === undefined ? unknown : ill(ProviderError.retryAfter(failed))
+    })
+
+  const settle = (
+    row: DeferredStore.Row,
+    state: "answered" | "dead",
+    result: string | undefined,
+    note: string | undefined
+  ): Effect.Effect<void> =>
+    Clock.clockWith((clock) =>
+      store.settle({
+        ticket: row.ticket,
+        claim: row.claim,
+        now: wall(clock),
+        state,
+        result,
+        note
+      })
+    ).pipe(
+      Effect.tapError(storeFailed),
+      // What is not written down within the lease is asked again by somebody.
+      Effect.retry({ times: 3, schedule: settleAgain }),
+      Effect.match({
+        onFailure: () => {},
+        onSuccess: (first) => {
+          if (first) ended(row.ticket, state === "answered" ? "Answered" : "Dead")
+        }
+      }),
+      Effect.uninterruptible
+    )
+
+  // With `untriedFor` the attempt does not count: nobody was asked, and for that long nobody need be.
+  const again = (
+    row: DeferredStore.Row,
+    note: string | undefined,
+    untriedFor: Duration.Duration | undefined
+  ): Effect.Effect<void> =>
+    untriedFor === undefined && row.attempts >= maxAttempts
+      ? settle(row, "dead", undefined, note)
+      : Clock.clockWith((clock) => {
+          const delay = untriedFor === undefined ? backoff * 2 ** (row.attempts - 1) : Duration.toMillis(untriedFor)
+          const visibleAt = wall(clock) + Math.ceil(Math.min(maxBackoff, delay))
+          const refund = untriedFor !== undefined
+          return store.release({ ticket: row.ticket, claim: row.claim, visibleAt, refund, note })
+        }).pipe(Effect.catch(storeFailed), Effect.asVoid, Effect.uninterruptible)
+
+  const deliver = (owner: string, handler: NonNullable<Backlog["handler"]>): Effect.Effect<never> =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const clock = yield* Clock.Clock
+        const bell = yield* hung(deliveries)
+        const next = Effect.gen(function* () {
+          const now = wall(clock)
+          const row = yield* store.claimDelivery({ owner, now, leaseUntil: now + lease })
+          if (row === undefined) return false
+          const settled = yield* (
+            Codec.settledOf(row) ??
+              Effect.fail(new DeferredStore.StoreError({ operation: "deliver", cause: row.state }))
+          )
+          const exit = yield* Effect.exit(handler(settled))
+          const retryAt = Exit.isSuccess(exit) ? undefined : wall(clock) + lease
+          yield* store.endDelivery({ ticket: row.ticket, owner, retryAt })
+          return true
+        })
+        return yield* Effect.forever(
+          Effect.flatMap(surviving(next, false), (more) =>
+            more ? Effect.void : Effect.timeoutOption(Queue.take(bell), poll)
+          )
+        )
+      })
+    )
+
+  return (provider: Provider): Effect.Effect<never> =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const owner = SecureRandom.uuidV4Unsafe()
+        const clock = yield* Clock.Clock
+        const scope = yield* Effect.scope
+        // A request that is never given up would be renewed for ever.
+        const bounded = provider.keepsDeadline
+          ? provider
+          : yield* Timeouts.policy({ attempt: Infinity, idle: Infinity })(provider)
+        const bell = yield* hung(workers)
+        const hub = yield* ResilienceEvent.CurrentHub
+        yield* Effect.acquireRelease(
+          Effect.sync(() => hubs.add(hub)),
+          () => Effect.sync(() => hubs.delete(hub))
+        )
+        let pace: Pace = { allowed: 1, failures: 0, notBefore: -Infinity }
+        let running = 0
+        let sweptAt = -Infinity
+        let prunedAt = -Infinity
+
+        const sweep = Effect.gen(function* () {
+          const now = wall(clock)
+          if (now - sweptAt < poll) return
+          sweptAt = now
+          for (const ticket of yield* store.expire(now)) ended(ticket, "Expired")
+          if (now - prunedAt < pruneEvery) return
+          prunedAt = now
+          yield* store.prune({ before: now - keepFor, keep })
+        })
+
+        const start = (row: DeferredStore.Row) =>
+          Effect.gen(function* () {
+            running++
+            pace = { ...pace, notBefore: monotonic(clock) + every }
+            const work = Effect.onExit(ask(bounded, row), (exit) =>
+              Effect.gen(function* () {
+                running--
+                asking.delete(row.ticket)
+                if (Exit.isSuccess(exit))
+                  pace = paced(pace, exit.value, concurrency, monotonic(clock), yield* Random.next)
+                else yield* again(row, row.note, Cause.hasInterruptsOnly(exit.cause) ? Duration.zero : undefined)
+                Queue.offerUnsafe(bell, undefined)
+              })
+            )
+            // At once: a fiber that is interrupted before it runs has no end that anybody sees.
+            const fiber = yield* Effect.forkIn(work, scope, { startImmediately: true })
+            if (fiber.pollUnsafe() === undefined) asking.set(row.ticket, fiber)
+          })
+
+        // One look at the queue: returns how long to wait for the bell before the next one, 0 for not at all.
+        const turn = Effect.gen(function* () {
+          yield* sweep
+          if (running >= pace.allowed) return poll
+          // Timers know whole milliseconds: what is less is over.
+          const rest = Math.ceil(pace.notBefore - monotonic(clock) - 0.5)
+          if (rest > 0) return yield* Effect.as(Effect.sleep(Math.min(rest, poll)), 0)
+          const reason = provider.availability(anyRequest, monotonic(clock))
+          if (reason !== undefined) {
+            if (running === 0) pace = { ...pace, allowed: 1 }
+            return poll
+          }
+          const now = wall(clock)
+          const row = yield* Effect.uninterruptible(
+            Effect.tap(store.claim({ owner, now, leaseUntil: now + lease }), (row) =>
+              row === undefined ? Effect.void : start(row)
+            )
+          )
+          return row === undefined ? poll : 0
+        })
+
+        const beat = surviving(
+          Effect.suspend(() => store.renew({ owner, leaseUntil: wall(clock) + lease })),
+          undefined
+        )
+        yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lease / 3), beat)))
+        if (handler !== undefined) yield* Effect.forkScoped(deliver(owner, handler))
+        return yield* Effect.forever(
+          Effect.flatMap(surviving(turn, poll), (millis) =>
+            millis === 0 ? Effect.void : Effect.timeoutOption(Queue.take(bell), millis)
+          )
+        )
+      })
+    )
+}
+
+const anyRequest = LlmRequest.make({ prompt: "" })
+
+const pruneEvery = 60_000
+const settleAgain = Schedule.exponential("100 millis")
+
+const hung = (bells: Set<Queue.Queue<void>>): Effect.Effect<Queue.Queue<void>, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.tap(Queue.sliding<void>(1), (bell) => Effect.sync(() => bells.add(bell))),
+    (bell) => Effect.sync(() => bells.delete(bell))
+  )
