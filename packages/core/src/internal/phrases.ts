@@ -66,6 +66,7 @@ const phrases: ReadonlyMap<string, ReadonlyArray<readonly [ReadonlyArray<string>
     ["break up", "breakup"],
     ["salt water", "saltwater"],
     ["on line", "online"],
+    ["syntax for", "syntax of"],
     ["time zone", "timezone"],
     ["file name", "filename"],
     ["user name", "username"],
@@ -170,6 +171,9 @@ const attributed = (tokens: Tokens): Tokens => {
     }
     if (matches(tokens, 1, ["many", "people", "live", "in"]) && thing(5)) return of("population", word("is"), 5)
   }
+  if (matches(tokens, 0, ["what", been, "the", "birthplace", "of"]) && thing(5)) {
+    return [...words("where was"), ...tokens.slice(5, end), word("born")]
+  }
   if (matches(tokens, 0, ["at", "what", "temperature", "does|do|will"])) {
     const verb = tokens.findIndex(({ key }) => points.has(key))
     if (verb > 4 && thing(4, verb)) {
@@ -201,6 +205,56 @@ const clausal = new Set(
   `it he she they you i we to for from in on at by with than if when while before after until since that which who what and or not no
   going allowed supposed too as getting`.split(/\s+/)
 )
+
+// "In which time zone is Denver": which time zone is Denver in. The preposition stands alone at the end, as most people say it.
+const stranded = (tokens: Tokens): Tokens => {
+  const end = tokens.at(-1)?.kind === "break" ? tokens.length - 1 : tokens.length
+  const preposition = tokens[0]
+  const verb = tokens.findIndex(({ key }) => English.auxiliaries.has(key))
+  return preposition !== undefined &&
+    matches(tokens, 0, ["in|from|on|to", "what|which"]) &&
+    verb > 2 &&
+    verb < 6 &&
+    verb < end - 1 &&
+    !placing.has(key(tokens, end - 1)) &&
+    tokens.slice(0, end).every(({ comma, kind }) => kind === "word" && !comma)
+    ? [...tokens.slice(1, end), preposition]
+    : tokens
+}
+
+const placing = new Set("in from on at to of for with by".split(" "))
+
+// "My card was declined, why?": why was my card declined.
+const asked = (tokens: Tokens): Tokens => {
+  const end = tokens.at(-1)?.kind === "break" ? tokens.length - 1 : tokens.length
+  const told = tokens.slice(0, end - 1)
+  const last = told.at(-1)
+  const stated =
+    key(tokens, end - 1) === "why" &&
+    last?.comma === true &&
+    !isQuestion(told) &&
+    told.slice(0, -1).every(({ comma, kind }) => kind === "word" && !comma)
+  return stated ? clause([word("why"), ...told.slice(0, -1), { ...last, comma: false }]) : tokens
+}
+
+// "What side effects does aspirin have": what are the side effects of aspirin.
+const having = (tokens: Tokens): Tokens => {
+  const end = tokens.at(-1)?.kind === "break" ? tokens.length - 1 : tokens.length
+  const verb = tokens.findIndex(({ key }) => key === "does" || key === "do")
+  const plain = (from: number, to: number) =>
+    to > from &&
+    to - from < 5 &&
+    tokens
+      .slice(from, to)
+      .every(({ comma, key, kind }) => kind === "word" && !comma && !clausal.has(key) && !unclear.has(key))
+  return matches(tokens, 0, ["what|which"]) &&
+    key(tokens, end - 1) === "have" &&
+    plain(1, verb) &&
+    (plural(tokens[verb - 1]) || key(tokens, verb - 1) === "effects") &&
+    plain(verb + 1, end - 1)
+    ? [...words("what are the"), ...tokens.slice(1, verb), word("of"), ...tokens.slice(verb + 1, end - 1)]
+    : tokens
+}
 
 // "What causes X": what is the cause of X. "What do you need for the symptoms" stays.
 const asWhat = (tokens: Tokens): Tokens => {
@@ -276,6 +330,11 @@ const acted = (tokens: Tokens): Tokens => {
   const at = tokens.findIndex(({ key }) => participles.has(key))
   const verb = participles.get(key(tokens, at))
   const thing = tokens.slice(2, at)
+  if (spelt.has(key(tokens, tokens.length - 1)) && tokens.length > 3 && tokens.length < 7) {
+    const rest = tokens.slice(2, -1)
+    const spoken = rest.every(({ comma, key, kind }) => kind === "word" && !comma && !clausal.has(key))
+    return spoken ? [...words("how to"), word(spelt.get(key(tokens, tokens.length - 1)) ?? ""), ...rest] : tokens
+  }
   const ends =
     at + 1 === tokens.length || tokens[at + 1]?.kind === "break" || /^(?:in|from|with|out)$/.test(key(tokens, at + 1))
   return verb !== undefined &&
@@ -286,6 +345,12 @@ const acted = (tokens: Tokens): Tokens => {
     ? [...words("how they"), word(verb), ...thing, ...tokens.slice(at + 1)]
     : tokens
 }
+
+const spelt: ReadonlyMap<string, string> = new Map([
+  ["spelled", "spelling"],
+  ["spelt", "spelling"],
+  ["pronounced", "pronouncing"]
+])
 
 const participles: ReadonlyMap<string, string> = new Map([
   ["made", "making"],
@@ -448,6 +513,9 @@ const determiners = new Set(
 // Last, so that every rule stands above. The order counts: an opening is unified before what follows it is read.
 const rules: ReadonlyArray<(tokens: Tokens) => Tokens> = [
   replaced,
+  stranded,
+  asked,
+  having,
   requested,
   agents,
   asWhat,

@@ -164,11 +164,13 @@ const farewells = [
 
 const fillers = (tokens: ReadonlyArray<Token>): ReadonlyArray<Token> => {
   if (!tokens.some(({ lists }) => (lists & list.filler) !== 0)) return tokens
+  const mentioning = tokens.some(({ lists }) => (lists & list.mention) !== 0)
   return tokens.filter(({ key }, at) => {
     if (key === "exactly") return !(at === 1 && isQuestionWord(tokens[0]))
     if (key === "actually" || key === "basically") return false
     const begs = key === "please" && at > 0 && tokens[at - 1]?.kind === "break"
-    return !(begs && instructs(tokens[at + 1]) && instructs(tokens[0]))
+    // What is to be translated may well beg for something.
+    return !(begs && instructs(tokens[at + 1]) && instructs(tokens[0]) && !mentioning)
   })
 }
 

@@ -154,7 +154,8 @@ export const tokenize = (given: string): ReadonlyArray<Token> => {
     const second = text.charCodeAt(from + 1)
     const first = tokens.length === sentence
     const mayBeUnit = to - from < 5 && (second === 98 || second === 105)
-    if (to - from === 1 || mayBeUnit || (known !== undefined && known.tokens.length > 1)) say(text.slice(from, to))
+    if (to - from === 1 || mayBeUnit || (!first && known !== undefined && known.tokens.length > 1))
+      say(text.slice(from, to))
     else if (known === undefined) tokens.push(unlisted(text.slice(from, to).toLowerCase(), !first))
     else if (!first && (known.lists & list.cased) !== 0) push("word", text.slice(from, to), true)
     else
