@@ -12,7 +12,8 @@
  *
  * It explains: the politeness, contractions and openings of {@link CanonicalKey}; the articles of longer questions; "what is the way to",
  * "explain how", "what is the reason"; a condition put first ("In Python, how …"); "Hamlet's plot" and "the plot of Hamlet"; "is it safe
- * to eat eggs" and "are eggs safe to eat"; "which building is the tallest" and "what is the tallest building".
+ * to eat eggs" and "are eggs safe to eat"; "which building is the tallest" and "what is the tallest building";
+ * "in which country is Lima" and "which country is Lima in"; "what symptoms does measles have" and "what are the symptoms of measles".
  *
  * The guard alone proves nothing (lexical likeness without a learned embedding was right in 95 % of the cases); it is the second lock.
  * It is symmetric, passes whatever has the same canonical key, takes linear time and reads at most {@link maxLength} characters of each text.
