@@ -7,10 +7,11 @@ import {
   LlmUnavailable,
   Policy,
   type Provider,
-  ResilienceEvent
+  ResilienceEvent,
+  Retry
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Duration, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
+import { Duration, Effect, Exit, Fiber, Layer, Schedule, Schema, Stream } from "effect"
 import { Prompt, Tool } from "effect/ai"
 import { TestClock } from "effect/testing"
 import * as NodeSqlite from "../support/nodeSqlite.ts"
@@ -628,6 +629,22 @@ describe("DeferredQueue.policy", () => {
       })
       assert.strictEqual(answeredText(settled), "back again")
     }).pipe(Effect.provide(Layer.fresh(chain([fail("Overloaded"), answer("back again")]))))
+  )
+
+  it.effect("may call as often for a ticket as for a request", () =>
+    Effect.gen(function* () {
+      const model = yield* ScriptedProvider.make({ script: [fail("Overloaded")] })
+      const service = yield* LlmResilience.make({
+        steps: [{ provider: model, policy: Retry.policy({ schedule: Schedule.recurs(5) }) }],
+        attempts: 2,
+        around: DeferredQueue.policy()
+      })
+
+      yield* Effect.flip(service.generate(LlmRequest.make({ prompt: "Hi", mayWait: true })))
+      assert.strictEqual(yield* model.count, 2)
+      yield* wait("1 second")
+      assert.strictEqual(yield* model.count, 4)
+    }).pipe(Effect.provide(Layer.fresh(DeferredQueue.layerMemory())))
   )
 
   it.effect("queues a stream that never began, and not one that broke", () =>

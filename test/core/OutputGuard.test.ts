@@ -810,6 +810,16 @@ describe("OutputGuard within a chain", () => {
     })
   )
 
+  it.effect("does not repair what the request has no call left for", () =>
+    Effect.gen(function* () {
+      const { first, second, service } = yield* chain({ first: [ScriptedProvider.answer("not JSON")] })
+      const response = yield* running(service.generate({ ...personRequest, attempts: 2 }))
+
+      assert.strictEqual(response.served.provider, "second")
+      assert.deepStrictEqual([yield* first.count, yield* second.count], [1, 1])
+    })
+  )
+
   it.effect("repairs what generateObject asked for", () =>
     Effect.gen(function* () {
       const { first, second, service } = yield* chain({

@@ -57,7 +57,7 @@ import * as Errors from "./internal/aiError.ts"
 import * as Calls from "./internal/calls.ts"
 import { configured, joined, providerOf } from "./internal/configured.ts"
 import * as LanguageModelOut from "./internal/languageModelOut.ts"
-import { numbered, published } from "./internal/requests.ts"
+import { bounded, numbered, published } from "./internal/requests.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import type * as LlmResponse from "./LlmResponse.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
@@ -371,6 +371,7 @@ export const make = <R = never>(
         )
       })
       const chain = yield* Fallback.make(steps, options.fallback).pipe(
+        Effect.map((chain) => bounded(chain, attempts)),
         Effect.flatMap(options.around ?? Policy.none),
         Effect.flatMap(Timeouts.deadline)
       )

@@ -25,7 +25,8 @@
  *
  * With `schema: "repair"` a whole answer that does not satisfy the schema is shown to the same provider once more, followed by what is
  * wrong with it. When the second answer does not satisfy it either, the error goes up with `shouldRetry: false`, so that the chain falls
- * over instead of asking a third time. A Markdown fence around the whole text is taken off without asking anybody.
+ * over instead of asking a third time. It is taken from the attempts of the request, of which each step that could take over keeps one; when
+ * none is left nothing is repaired. A Markdown fence around the whole text is taken off without asking anybody.
  *
  * **Streams**
  *
@@ -309,8 +310,11 @@ export const policy = <R = never>(options?: Options<R>): Policy.Policy<R> => {
         response: LlmResponse.LlmResponse,
         finding: Mismatched
       ): Effect.Effect<LlmResponse.LlmResponse, Failure> => {
-        const again = Structured.correcting(request, response.text, finding.issues)
+        // A repair is one call more, and each step that could take over keeps one.
+        const isSpent = request.allowance.left <= request.stepsLeft
+        const again = isSpent ? undefined : Structured.correcting(request, response.text, finding.issues)
         if (again === undefined) return settle(response, finding)
+        request.allowance.left--
         const error = errorOf({ ...mismatch(finding), shouldRetry: false })
         if (hub.active()) {
           const facts = { request: request.id, provider: self.id, attempt: 1, delay: Duration.zero }

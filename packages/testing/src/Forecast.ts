@@ -133,7 +133,7 @@ export const run = (
   if (!(perSecond > 0 && perSecond <= 1000)) {
     throw new RangeError(`Forecast.run: perSecond must be in (0, 1000], got ${perSecond}`)
   }
-  return sealed(() => {
+  return sealed(dice(seed, 5), () => {
     const time = VirtualTime.make({ seed })
     const until = days * day
     const latencies = histogram()

@@ -16,7 +16,7 @@
  *
  * @since 0.1.0
  */
-import type { Violation } from "./internal/simulation/checks.ts"
+import type { Violation } from "./internal/simulation/live.ts"
 import * as Plans from "./internal/simulation/plan.ts"
 import * as Runs from "./internal/simulation/run.ts"
 

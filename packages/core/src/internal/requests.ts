@@ -25,6 +25,13 @@ export const numbered = (self: Provider, standing: Duration.Duration | undefined
   }
 }
 
+/** Bounds what a policy around the chain asks of itself, like a queue that is worked off: it may spend as much as a request. */
+export const bounded = (self: Provider, attempts: number): Provider => ({
+  ...self,
+  generate: (asked) => self.generate(LlmRequest.allow(asked, attempts)),
+  stream: (asked) => self.stream(LlmRequest.allow(asked, attempts))
+})
+
 /** Publishes how each request to a chain starts and ends. */
 export const published = (chain: Provider, hub: Hub): Provider => {
   const ended = (

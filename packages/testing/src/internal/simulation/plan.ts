@@ -33,8 +33,13 @@ export interface Plan {
         readonly fresh: number
         readonly stale: number
         readonly slowAfter: number
+        /** How close the question of a stored answer must be; the embedder takes all questions for the same. */
+        readonly match: "exact" | "canonical" | "similar"
+        /** How long the embedder takes. */
+        readonly embedding: number
       }
     | undefined
+  readonly deferred: Deferred | undefined
   /** Whether all models know the same answers, word for word. */
   readonly sameAnswers: boolean
   readonly operator: ReadonlyArray<{
@@ -61,6 +66,12 @@ export interface Traffic {
   readonly tooLong: number
   readonly refused: number
   readonly neverCached: number
+  readonly json: number
+  readonly toolCalls: number
+  /** Who may wait, who says with a key that it is the same request again, and who cancels a ticket. */
+  readonly waits: number
+  readonly keyed: number
+  readonly cancels: number
 }
 
 export const faults = [
@@ -94,6 +105,8 @@ export interface Step {
   /** How long the model takes to stop when its caller leaves. */
   readonly cleanup: number
   readonly prefill: "no" | "yes" | "ignored"
+  /** How often an answer in JSON is none, or not of the shape that was asked for. */
+  readonly badJson: number
   readonly contextWindow: number | undefined
   readonly retry:
     | { readonly retries: number; readonly base: number; readonly cap: number; readonly maxRetryAfter: number }
@@ -149,6 +162,22 @@ export interface Breaker {
   readonly slowStart: number
 }
 
+/** What waits when nobody answers, and how it is worked off. */
+export interface Deferred {
+  readonly capacity: number
+  readonly expiresAfter: number
+  readonly maxAttempts: number
+  readonly backoff: number
+  readonly maxBackoff: number
+  readonly concurrency: number
+  readonly every: number
+  readonly deadline: number
+  readonly lease: number
+  readonly pollInterval: number
+  /** How often the handler of results fails. */
+  readonly handlerFails: number
+}
+
 /** One request, as its caller means it. */
 export interface Asked {
   readonly index: number
@@ -164,6 +193,34 @@ export interface Asked {
   readonly kind: "ordinary" | "invalid" | "tooLong" | "refused"
   readonly mayCache: boolean
   readonly priority: "critical" | "normal" | "batch"
+  readonly wanted: "text" | "json" | "tool"
+  readonly phrasing: "plain" | "spelled" | "turned"
+  readonly mayWait: boolean
+  /** Whether it brings an idempotency key, which is its question. */
+  readonly keyed: boolean
+  readonly cancelsAfter: number | undefined
+}
+
+/** A request that has nothing special. */
+export const ordinary: Asked = {
+  index: 0,
+  at: 0,
+  stream: false,
+  deadline: undefined,
+  leavesAfter: undefined,
+  readerPause: 0,
+  stopsAfter: undefined,
+  question: 0,
+  scope: 0,
+  toolset: 0,
+  kind: "ordinary",
+  mayCache: false,
+  priority: "normal",
+  wanted: "text",
+  phrasing: "plain",
+  mayWait: false,
+  keyed: false,
+  cancelsAfter: undefined
 }
 
 /** Draws the plan of a seed. */
@@ -176,10 +233,14 @@ export const draw = (seed: number): Plan => {
   const calm = d.chance(0.15)
   const equals = d.chance(0.25)
   const steps = Array.from({ length: count }, (_, index) =>
-    drawStep(dice(seed, 200 + index), equals ? 0 : index, millis, calm)
+    drawStep(dice(seed, 200 + index), dice(seed, 250 + index), equals ? 0 : index, millis, calm)
   )
-  const [first = drawStep(d, 0, millis, calm), ...others] = steps
+  const [first = drawStep(d, d, 0, millis, calm), ...others] = steps
   const sometimes = (share: number, most: number) => (d.chance(share) ? d.between(0, most) : 0)
+  // What was added later is drawn apart, so that the older part of a seed stays as it was.
+  const later = dice(seed, 101)
+  const seldom = (share: number) => (later.chance(share) ? later.between(0, 0.5) : 0)
+  const deferred = later.chance(0.25) ? drawDeferred(later) : undefined
   return {
     seed,
     order: d.chance(0.5) ? "random" : "fifo",
@@ -201,7 +262,12 @@ export const draw = (seed: number): Plan => {
       invalid: sometimes(0.3, 0.1),
       tooLong: sometimes(0.2, 0.1),
       refused: sometimes(0.2, 0.1),
-      neverCached: sometimes(0.3, 0.3)
+      neverCached: sometimes(0.3, 0.3),
+      json: seldom(0.15),
+      toolCalls: seldom(0.15),
+      waits: deferred === undefined ? 0 : later.between(0.3, 1),
+      keyed: seldom(0.5),
+      cancels: seldom(0.3)
     },
     steps: [first, ...others],
     chain: {
@@ -219,9 +285,12 @@ export const draw = (seed: number): Plan => {
           mode: d.pick(["if-unavailable", "if-unavailable", "read-through", "stale-if-slow"]),
           fresh: d.pick([1000, 10_000, 3_600_000]),
           stale: d.pick([30_000, 3_600_000, 86_400_000]),
-          slowAfter: d.pick([200, 2000])
+          slowAfter: d.pick([200, 2000]),
+          match: later.pick(["exact", "canonical", "similar"]),
+          embedding: later.pick([0, 20, 400])
         }
       : undefined,
+    deferred,
     sameAnswers: d.chance(0.5),
     operator: d.chance(0.2)
       ? Array.from({ length: d.int(1, 4) }, () => ({
@@ -240,7 +309,7 @@ export const draw = (seed: number): Plan => {
   }
 }
 
-const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Step => {
+const drawStep = (d: Dice, later: Dice, priority: number, millis: number, calm: boolean): Step => {
   const latency = d.pick([20, 150, 600, 2500])
   const rates: { [K in FaultKind]?: number } = {}
   if (!calm) for (const fault of faults) if (d.chance(0.25)) rates[fault] = d.pick([0.01, 0.05, 0.2])
@@ -261,6 +330,7 @@ const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Ste
     outages,
     cleanup: d.pick([0, 0, 0, 30, 4000]),
     prefill: d.pick(["no", "yes", "yes", "ignored"]),
+    badJson: calm ? 0 : later.pick([0, 0.1, 0.5]),
     contextWindow: d.chance(0.3) ? d.pick([1000, 200_000]) : undefined,
     retry: d.chance(0.85)
       ? {
@@ -290,6 +360,20 @@ const drawStep = (d: Dice, priority: number, millis: number, calm: boolean): Ste
     }
   }
 }
+
+const drawDeferred = (d: Dice): Deferred => ({
+  capacity: d.pick([1, 5, 100]),
+  expiresAfter: d.pick([3000, 60_000, 3_600_000]),
+  maxAttempts: d.pick([1, 3, 10]),
+  backoff: d.pick([100, 5000]),
+  maxBackoff: d.pick([5000, 60_000]),
+  concurrency: d.pick([1, 2, 4]),
+  every: d.pick([10, 1000]),
+  deadline: d.pick([2000, 30_000]),
+  lease: d.pick([1000, 30_000]),
+  pollInterval: d.pick([1000, 5000]),
+  handlerFails: d.pick([0, 0.3])
+})
 
 const drawGate = (d: Dice): Gate => ({
   permits: d.pick([1, 2, 10]),
@@ -323,12 +407,15 @@ const drawBreaker = (d: Dice): Breaker => {
 export const asked = (plan: Plan): ReadonlyArray<Asked> =>
   plan.requests.map((index) => {
     const d = dice(plan.seed, 300, index)
-    const { traffic } = plan
+    const later = dice(plan.seed, 301, index)
+    const { cache, traffic } = plan
     // A burst puts a request to the moment of another one.
     const slot = d.chance(traffic.bursts) ? Math.floor(index / 8) * 8 : index + d.next()
     const stream = d.chance(traffic.streams)
     const deadline = d.chance(traffic.deadlines) ? d.pick([300, 2000, 8000, 30_000]) : undefined
     const kind = d.next()
+    const wanted = later.chance(traffic.toolCalls) ? "tool" : later.chance(traffic.json) ? "json" : "text"
+    const toolset = (): number => d.int(0, traffic.toolsets - 1)
     return {
       index,
       at: onGrid(plan, slot * traffic.every),
@@ -339,7 +426,7 @@ export const asked = (plan: Plan): ReadonlyArray<Asked> =>
       stopsAfter: stream && d.chance(traffic.stopsEarly) ? d.int(1, 8) : undefined,
       question: d.int(0, traffic.questions - 1),
       scope: d.int(0, traffic.scopes - 1),
-      toolset: d.int(0, traffic.toolsets - 1),
+      toolset: wanted === "tool" ? Math.max(1, toolset()) : toolset(),
       kind:
         kind < traffic.invalid
           ? "invalid"
@@ -349,9 +436,17 @@ export const asked = (plan: Plan): ReadonlyArray<Asked> =>
               ? "refused"
               : "ordinary",
       mayCache: !d.chance(traffic.neverCached),
-      priority: d.pick(["critical", "normal", "normal", "batch"])
+      priority: d.pick(["critical", "normal", "normal", "batch"]),
+      wanted,
+      phrasing: cache === undefined || cache.match === "exact" ? "plain" : later.pick(["plain", "spelled", "turned"]),
+      mayWait: later.chance(traffic.waits),
+      keyed: later.chance(traffic.keyed),
+      cancelsAfter: later.chance(traffic.cancels) ? later.pick([0, 1000, 20_000]) : undefined
     }
   })
+
+/** The name of a step, "a" for the first. */
+export const nameOf = (step: number): string => String.fromCharCode(97 + step)
 
 /** Rounds a time up to the grid of a plan. */
 export const onGrid = (plan: Plan, millis: number): number => Math.ceil(millis / plan.grid) * plan.grid
@@ -378,6 +473,7 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
     { ...plan, preemption: 0 },
     { ...plan, order: "fifo" },
     { ...plan, cache: undefined },
+    { ...plan, deferred: undefined, traffic: { ...traffic, waits: 0 } },
     { ...plan, operator: [] },
     { ...plan, wallSteps: [] },
     ...(lastStep === undefined ? [] : [{ ...plan, steps: [steps[0], ...steps.slice(1, lastStep)] } as const]),

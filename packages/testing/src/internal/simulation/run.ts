@@ -1,4 +1,6 @@
 import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
+import * as DeferredQueue from "@llm-resilience/core/DeferredQueue"
+import * as Embedder from "@llm-resilience/core/Embedder"
 import * as EmergencyCache from "@llm-resilience/core/EmergencyCache"
 import * as LlmRequest from "@llm-resilience/core/LlmRequest"
 import * as LlmResilience from "@llm-resilience/core/LlmResilience"
@@ -6,37 +8,45 @@ import * as Policy from "@llm-resilience/core/Policy"
 import type { Failure, Provider } from "@llm-resilience/core/Provider"
 import type * as ResilienceEvent from "@llm-resilience/core/ResilienceEvent"
 import * as Retry from "@llm-resilience/core/Retry"
+import * as SimilarAnswers from "@llm-resilience/core/SimilarAnswers"
+import * as Prompt from "effect/ai/Prompt"
 import * as Tool from "effect/ai/Tool"
 import * as Arr from "effect/Array"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as VirtualTime from "../../VirtualTime.ts"
+import { dice } from "../dice.ts"
 import * as Checks from "./checks.ts"
-import { asked, type Asked, type Plan, type Step } from "./plan.ts"
+import { type DeferredChecks, queueOf } from "./deferredChecks.ts"
+import { promptOf, Reply } from "./knowledge.ts"
+import * as Live from "./live.ts"
+import { asked, type Asked, nameOf, ordinary, type Plan, type Step } from "./plan.ts"
 import { sealed } from "./sealed.ts"
 import * as World from "./world.ts"
 
 /** What became of a run. */
 export interface Run {
   readonly plan: Plan
-  readonly violation: Checks.Violation | undefined
+  readonly violation: Live.Violation | undefined
   /** The same for the same plan, always and everywhere. */
   readonly fingerprint: string
   readonly lastEvents: ReadonlyArray<string>
   readonly requests: number
   readonly virtualMillis: number
-  readonly counts: Checks.Checks["counts"]
+  readonly counts: Live.Counts
 }
 
 /** Runs a plan: faults first, then everything heals and has to be well again. */
 export const run = (plan: Plan, keptEvents?: number): Run =>
-  sealed(() => {
+  sealed(dice(plan.seed, 5), () => {
     const time = VirtualTime.make({ seed: plan.seed, order: plan.order, preemption: plan.preemption })
     let stop = (): void => {}
-    const checks = Checks.make(plan, time, keptEvents ?? 60, () => stop())
+    const watch = Live.make(plan, time, keptEvents ?? 60, () => stop())
+    const checks = Checks.make(watch)
     const world = World.make(plan, time, { started: checks.callStarted, ended: checks.callEnded })
     let requests = 0
 
@@ -52,25 +62,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     const ask = (service: LlmResilience.LlmResilience, asked: Asked, done: () => void): void => {
       requests++
       const request = requestOf(asked)
-      const of: Checks.Live = {
-        asked,
-        request,
-        startedAt: time.now(),
-        id: 0,
-        endedAt: undefined,
-        left: false,
-        readAt: time.now(),
-        text: "",
-        words: 0,
-        finished: 0,
-        served: undefined,
-        calls: [],
-        asks: [],
-        attempts: [],
-        final: false,
-        budgeted: plan.chain.attempts
-      }
-      checks.live.set(asked.index, of)
+      const of = Live.begin(watch, asked, request)
       const fiber = time.fork(asked.stream ? read(service, of, request) : service.generate(request))
       const leave =
         asked.leavesAfter === undefined
@@ -88,7 +80,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
 
     const read = (
       service: LlmResilience.LlmResilience,
-      of: Checks.Live,
+      of: Live.Live,
       request: LlmRequest.LlmRequest
     ): Effect.Effect<void, Failure> => {
       const { readerPause, stopsAfter } = of.asked
@@ -116,7 +108,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
         }
         for (const request of asked(plan)) time.at(request.at, () => ask(service, request, done))
         for (const { action, at, duration, step } of plan.operator) {
-          time.at(at, () => operate(service, checks, time, step, action, duration))
+          time.at(at, () => operate(service, checks, watch, step, action, duration))
         }
         for (const { at, by } of plan.wallSteps) time.at(at, () => time.stepWall(by))
         time.at(plan.millis, () => {
@@ -124,7 +116,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
           if (open === 0) stop()
         })
         time.at(plan.millis + patience, () => {
-          if (open > 0) checks.violate("everything ends", `${open} requests did not`)
+          if (open > 0) watch.violate("everything ends", `${open} requests did not`)
           stop()
         })
       })
@@ -132,14 +124,19 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     // Long after everything healed, each step is asked until its breaker is closed; then all has to be as on the first day.
     const healed = (service: LlmResilience.LlmResilience): Effect.Effect<void> =>
       Effect.gen(function* () {
+        // Who works the queue off is the first to find out that all is well.
+        for (let tries = 0; checks.deferred.open() > 0; tries++) {
+          if (tries === 200) return watch.violate("every ticket ends", `${checks.deferred.open()} have not`)
+          yield* Effect.sleep(60_000)
+        }
         let index = 1_000_000
-        const one = Effect.callback<Checks.Live | undefined>((resume) => {
-          const request = { ...calm, index, stream: index++ % 2 === 0 }
-          ask(service, request, () => resume(Effect.succeed(checks.live.get(request.index))))
+        const one = Effect.callback<Live.Live | undefined>((resume) => {
+          const request = { ...ordinary, index, stream: index++ % 2 === 0 }
+          ask(service, request, () => resume(Effect.succeed(watch.live.get(request.index))))
         })
         const order = plan.steps.map((step, index) => ({ ...step, index })).toSorted((a, b) => a.priority - b.priority)
         for (const { breaker, index: step, priority } of order) {
-          const name = World.nameOf(step)
+          const name = nameOf(step)
           const circuit = service.circuits.get(name)
           // Steps of equal priority take turns.
           const rivals = order.filter((other) => other.priority === priority && other.index !== step)
@@ -151,97 +148,113 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
           let well = 0
           while (well < 2) {
             const served = (yield* one)?.served
-            if (checks.violation() !== undefined) return
+            if (watch.violation() !== undefined) return
             const state = circuit === undefined ? undefined : yield* circuit.state
             const closed = state === undefined || state._tag === "Closed"
-            const rival = rivals.some((other) => World.nameOf(other.index) === served?.provider)
+            const rival = rivals.some((other) => nameOf(other.index) === served?.provider)
             if ((closed && served?.provider === name) || (optional && rival)) well++
             else if (!rival) well = 0
             if (tries-- === 0) {
               const doing = `${name} is ${state?._tag ?? "unguarded"}, ${served?.provider ?? "nobody"} serves`
-              return checks.violate("after healing all is well", doing)
+              return watch.violate("after healing all is well", doing)
             }
             yield* Effect.sleep(state?._tag === "Open" ? patience : 15_000)
           }
           if (circuit === undefined) break
-          operate(service, checks, time, step, "isolate", Infinity)
+          operate(service, checks, watch, step, "isolate", Infinity)
         }
         // Losers may still be cleaning up.
         yield* Effect.sleep(patience)
-        yield* checks.atRest
+        yield* checks.steps.atRest
+        yield* checks.deferred.atRest
       })
 
     const program = Effect.scoped(
       Effect.gen(function* () {
         const service = yield* stack(plan, world.providers, checks, hub)
         yield* underFaults(service)
-        if (checks.violation() !== undefined) return
+        if (watch.violation() !== undefined) return
         yield* Effect.sleep(patience)
         yield* healed(service)
       })
     )
     const ending = time.run(program)
-    if (ending._tag !== "Ended") checks.violate("everything ends", `a ${ending._tag.toLowerCase()}`)
-    else if (ending.exit._tag === "Failure") checks.violate("no defect", String(ending.exit.cause))
+    if (ending._tag !== "Ended") watch.violate("everything ends", `a ${ending._tag.toLowerCase()}`)
+    else if (ending.exit._tag === "Failure") watch.violate("no defect", String(ending.exit.cause))
     return {
       plan,
-      violation: checks.violation(),
-      fingerprint: checks.trace.fingerprint(),
-      lastEvents: checks.violation() === undefined && keptEvents === undefined ? [] : checks.trace.lines(),
+      violation: watch.violation(),
+      fingerprint: watch.trace.fingerprint(),
+      lastEvents: watch.violation() === undefined && keptEvents === undefined ? [] : watch.trace.lines(),
       requests,
       virtualMillis: ending.at,
-      counts: checks.counts
+      counts: watch.counts
     }
   })
 
 /** More than the longest rest, opening and request: after it nothing of the faults is left. */
 const patience = 1_200_000
 
-const calm: Asked = {
-  index: 0,
-  at: 0,
-  stream: false,
-  deadline: undefined,
-  leavesAfter: undefined,
-  readerPause: 0,
-  stopsAfter: undefined,
-  question: 0,
-  scope: 0,
-  toolset: 0,
-  kind: "ordinary",
-  mayCache: false,
-  priority: "normal"
+const toolsets: ReadonlyArray<ReadonlyArray<Tool.Any>> = [
+  [],
+  [Tool.make("search", { parameters: Schema.Struct({ about: Schema.String }) })]
+]
+
+const json: LlmRequest.ResponseFormat = { type: "json", objectName: "reply", schema: Reply }
+const prompts = new Map<string, Prompt.Prompt>()
+
+const requestOf = (asked: Asked): World.Marked => {
+  const text = promptOf(asked)
+  const prompt = prompts.get(text) ?? Prompt.make(text)
+  prompts.set(text, prompt)
+  return {
+    ...LlmRequest.make({
+      prompt,
+      scope: `s${asked.scope}`,
+      tools: toolsets[asked.toolset] ?? [],
+      responseFormat: asked.wanted === "json" ? json : undefined,
+      mayCache: asked.mayCache,
+      mayWait: asked.mayWait,
+      priority: asked.priority,
+      deadline: asked.deadline
+    }),
+    simulated: asked.index
+  }
 }
-
-const toolsets: ReadonlyArray<ReadonlyArray<Tool.Any>> = [[], [Tool.make("search", {})]]
-
-const requestOf = (asked: Asked): World.Marked => ({
-  ...LlmRequest.make({
-    prompt: `${asked.kind} q${asked.question}`,
-    scope: `s${asked.scope}`,
-    tools: toolsets[asked.toolset] ?? [],
-    mayCache: asked.mayCache,
-    priority: asked.priority,
-    ...(asked.deadline === undefined ? {} : { deadline: Duration.millis(asked.deadline) })
-  }),
-  simulated: asked.index
-})
 
 const stack = (
   plan: Plan,
   providers: ReadonlyArray<Provider>,
   checks: Checks.Checks,
   hub: ResilienceEvent.Hub
-): Effect.Effect<LlmResilience.LlmResilience, never, Scope.Scope> => {
-  const steps = plan.steps.map((step, index) => ({
-    // There are as many providers as steps.
-    provider: providers[index] as Provider,
-    policy: policyOf(step, checks.resting(index), checks.calling(index), checks.built),
-    priority: step.priority,
-    weight: step.weight
-  }))
-  if (!Arr.isArrayNonEmpty(steps)) throw new RangeError("Simulation: a plan has at least one step")
-  const note = Policy.make((self) => ({
+): Effect.Effect<LlmResilience.LlmResilience, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const steps = plan.steps.map((step, index) => ({
+      // There are as many providers as steps.
+      provider: providers[index] as Provider,
+      policy: policyOf(step, checks.steps.resting(index), checks.steps.calling(index), checks.steps.built),
+      priority: step.priority,
+      weight: step.weight
+    }))
+    if (!Arr.isArrayNonEmpty(steps)) throw new RangeError("Simulation: a plan has at least one step")
+    const { chain, health } = plan
+    return yield* LlmResilience.make({
+      steps,
+      deadline: chain.deadline,
+      attempts: chain.attempts,
+      fallback: {
+        ...chain,
+        hedge: chain.hedge === undefined ? undefined : { after: chain.hedge },
+        routing: { strategy: chain.routing }
+      },
+      health: health === undefined ? undefined : { ...health, checks: "on" as const },
+      hub,
+      around: Policy.all([noting(checks), yield* waiting(plan, checks.deferred), yield* caching(plan)])
+    })
+  })
+
+const noting = (checks: Checks.Checks): Policy.Policy =>
+  Policy.make((self) => ({
     keepsDeadline: self.keepsDeadline,
     generate: (request) => {
       checks.accepted(request)
@@ -252,29 +265,47 @@ const stack = (
       return self.stream(request)
     }
   }))
-  const { cache, chain, health } = plan
-  const options = {
-    steps,
-    deadline: chain.deadline,
-    attempts: chain.attempts,
-    fallback: {
-      ...chain,
-      hedge: chain.hedge === undefined ? undefined : { after: chain.hedge },
-      routing: { strategy: chain.routing }
-    },
-    health: health === undefined ? undefined : { ...health, checks: "on" as const },
-    hub
-  }
-  if (cache === undefined) return LlmResilience.make({ ...options, around: note })
-  const caching = EmergencyCache.policy({ mode: cache.mode, slowAfter: cache.slowAfter })
-  return Effect.provide(
-    LlmResilience.make({ ...options, around: Policy.all([note, caching]) }),
-    EmergencyCache.layerMemory({
-      secret: Redacted.make("the secret of a simulation"),
-      fresh: Math.min(cache.fresh, cache.stale),
-      staleIfError: cache.stale,
-      maxEntries: 100
-    })
+
+const waiting = ({ deferred }: Plan, checks: DeferredChecks): Effect.Effect<Policy.Policy> =>
+  deferred === undefined
+    ? Effect.succeed(Policy.none)
+    : Effect.map(queueOf(checks, deferred), (queue) =>
+        Policy.all<ReadonlyArray<Policy.Policy>>([
+          (self) =>
+            Effect.provideService(
+              DeferredQueue.policy({ terms: checks.terms })(self),
+              DeferredQueue.DeferredQueue,
+              queue
+            ),
+          checks.asking
+        ])
+      )
+
+const caching = ({ cache }: Plan): Effect.Effect<Policy.Policy, never, Scope.Scope> => {
+  if (cache === undefined) return Effect.succeed(Policy.none)
+  const { embedding, fresh, match, mode, slowAfter, stale } = cache
+  const answers = EmergencyCache.layerMemory({
+    secret: Redacted.make("the secret of a simulation"),
+    fresh: Math.min(fresh, stale),
+    staleIfError: stale,
+    maxEntries: 100
+  })
+  // To this one all questions are the same, so that nothing but the guard keeps them apart.
+  const embedder = Layer.succeed(Embedder.Embedder, {
+    id: "simulated",
+    dimensions: 2,
+    maxTokens: 256,
+    threshold: 0.9,
+    embed: (texts) =>
+      Effect.as(
+        Effect.sleep(embedding),
+        texts.map(() => [1, 0])
+      )
+  })
+  const similar = Layer.provide(SimilarAnswers.layer({ maxEntries: 50 }), embedder)
+  return Effect.map(
+    Layer.build(match === "exact" ? answers : Layer.provide(answers, similar)),
+    (context) => (self) => Effect.provideContext(EmergencyCache.policy({ mode, slowAfter, match })(self), context)
   )
 }
 
@@ -343,16 +374,16 @@ const tripOf = (trip: NonNullable<Step["breaker"]>["trip"]) => {
 const operate = (
   service: LlmResilience.LlmResilience,
   checks: Checks.Checks,
-  time: VirtualTime.VirtualTime,
+  { time, trace }: Live.Run,
   step: number,
   action: Plan["operator"][number]["action"],
   duration: number
 ): void => {
-  const circuit = service.circuits.get(World.nameOf(step))
-  const reference = checks.steps[step]
+  const circuit = service.circuits.get(nameOf(step))
+  const reference = checks.steps.references[step]
   if (circuit === undefined || reference?.breaker === undefined) return
   const now = time.now()
-  checks.trace.add(now, action, 0, World.nameOf(step))
+  trace.add(now, action, 0, nameOf(step))
   switch (action) {
     case "isolate":
       reference.breaker.isolate(now, duration)

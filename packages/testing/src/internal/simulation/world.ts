@@ -10,7 +10,8 @@ import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import type { VirtualTime } from "../../VirtualTime.ts"
 import { dice, type Dice } from "../dice.ts"
-import { type FaultKind, faults, onGrid, type Plan } from "./plan.ts"
+import { continued, identityOf, isContinuation, questionOf, wordsOf } from "./knowledge.ts"
+import { type FaultKind, faults, nameOf, onGrid, type Plan, type Step } from "./plan.ts"
 
 /** A request, as it goes through the chain: the simulation writes on it which one it is. */
 export interface Marked extends LlmRequest {
@@ -46,7 +47,7 @@ export const make = (
   let healed = false
   const counts = new Map<number, number>()
 
-  const begin = (step: number, request: Marked): readonly [Call, Dice] => {
+  const begin = (step: number, request: Marked): { readonly call: Call; readonly d: Dice; readonly nth: number } => {
     const index = request.simulated ?? -1
     const key = index * 8 + step
     const nth = counts.get(key) ?? 0
@@ -62,7 +63,7 @@ export const make = (
       ended: false
     }
     seen.started(call)
-    return [call, dice(plan.seed, 400, step, index, nth)]
+    return { call, d: dice(plan.seed, 400, step, index, nth), nth }
   }
 
   const end = (call: Call): void => {
@@ -72,27 +73,41 @@ export const make = (
     seen.ended(call)
   }
 
-  const faultOf = (step: number, d: Dice): FaultKind | undefined => {
-    const roll = d.next()
-    if (healed) return undefined
-    const model = plan.steps[step]
-    if (model === undefined) return undefined
-    const now = time.now()
-    const outage = model.outages.find(({ from, to }) => from <= now && now < to)
-    if (outage !== undefined) return outage.as
-    let sum = 0
-    return faults.find((fault) => roll < (sum += model.faults[fault] ?? 0))
-  }
-
-  const latencyOf = (step: number, d: Dice): number => {
-    const { latency = 1, spread = 0 } = plan.steps[step] ?? {}
-    if (healed) return Math.min(latency, wellWithin(plan, step))
-    const long = d.chance(spread / 10) ? 10 : 1
-    return onGrid(plan, latency * long * d.between(1 - spread / 2, 1 + spread))
-  }
-
   const providers = plan.steps.map((model, step) => {
     const id = nameOf(step)
+    const calmLatency = Math.min(model.latency, wellWithin(plan, model))
+    const rates = faults.flatMap((fault) => {
+      const rate = model.faults[fault] ?? 0
+      return rate > 0 ? [{ fault, rate }] : []
+    })
+
+    const faultOf = (d: Dice): FaultKind | undefined => {
+      let roll = d.next()
+      if (healed) return undefined
+      const now = time.now()
+      for (const { as, from, to } of model.outages) if (from <= now && now < to) return as
+      for (const { fault, rate } of rates) if ((roll -= rate) < 0) return fault
+      return undefined
+    }
+
+    const latencyOf = (d: Dice): number => {
+      if (healed) return calmLatency
+      const long = d.chance(model.spread / 10) ? 10 : 1
+      return onGrid(plan, model.latency * long * d.between(1 - model.spread / 2, 1 + model.spread))
+    }
+
+    // JSON that is none: with a fence around it, without a field, without its end.
+    const spoiled = (words: ReadonlyArray<string>, request: Marked, nth: number): ReadonlyArray<string> => {
+      if (healed || model.badJson === 0 || request.responseFormat.type === "text") return words
+      const d = dice(plan.seed, 401, step, request.simulated ?? -1, nth)
+      if (!d.chance(model.badJson)) return words
+      return d.pick<ReadonlyArray<string>>([
+        ["```json\n", ...words, "\n```"],
+        [`{"about":"${identityOf(request)}"}`],
+        [...words.slice(0, -1), (words.at(-1) ?? "").slice(0, -1)]
+      ])
+    }
+
     // What waits in an interrupted call is stopped at once; what cleans up behind it takes its time.
     const stopping = (call: Call): Effect.Effect<void> => {
       call.leaving = true
@@ -117,21 +132,22 @@ export const make = (
       },
       generate: (request) =>
         Effect.uninterruptibleMask((restore) => {
-          const [call, d] = begin(step, request)
-          const refusal = refusalOf(plan, step, request)
-          const fault = refusal === undefined ? faultOf(step, d) : undefined
+          const { call, d, nth } = begin(step, request)
+          const refusal = refusalOf(model, id, request)
+          const fault = refusal === undefined ? faultOf(d) : undefined
           call.fault = refusal === undefined ? (fault ?? "none") : "request"
           const answer = (): Effect.Effect<Provider.Answer, Provider.Failure> => {
             if (refusal !== undefined) return Effect.fail(refusal)
             if (fault !== undefined && fault !== "EmptyOutput") return failing(fault, id, d)
-            const text = fault === "EmptyOutput" ? " " : answerOf(plan, step, request)
+            const text = fault === "EmptyOutput" ? " " : spoiled(wordsOf(plan, step, request), request, nth).join("")
             call.said = text
-            return Effect.succeed({ content: LlmResponse.textContent(text) })
+            const isCall = fault === undefined && questionOf(request).wanted === "tool"
+            return Effect.succeed({ content: isCall ? [toolCall(text), called] : LlmResponse.textContent(text) })
           }
           const silent = fault === "Hang" || fault === "Stall"
           const waiting: Effect.Effect<Provider.Answer, Provider.Failure> = silent
             ? Effect.never
-            : after(latencyOf(step, d), answer)
+            : after(latencyOf(d), answer)
           return Effect.onExit(restore(waiting), (exit) => {
             if (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return stopping(call)
             end(call)
@@ -143,22 +159,25 @@ export const make = (
           Effect.map(
             Effect.acquireRelease(
               Effect.sync(() => begin(step, request)),
-              ([call]) => stopping(call)
+              ({ call }) => stopping(call)
             ),
-            ([call, d]) => {
-              const refusal = refusalOf(plan, step, request)
-              const drawn = refusal === undefined ? faultOf(step, d) : undefined
+            ({ call, d, nth }) => {
+              const refusal = refusalOf(model, id, request)
+              const drawn = refusal === undefined ? faultOf(d) : undefined
               // A model that goes on with an answer and says nothing is believed to have nothing to add.
               const fault = drawn === "EmptyOutput" && isContinuation(request) ? undefined : drawn
               call.fault = refusal === undefined ? (fault ?? "none") : "request"
-              const words = continued(plan, step, request)
+              const words = spoiled(continued(plan, step, request), request, nth)
               const last = fault === "Cut" || fault === "Stall" ? d.int(0, words.length) : words.length
               const apart = model.tokenEvery > 0 && !(fault === "EmptyOutput")
-              const latency = latencyOf(step, d)
+              const latency = latencyOf(d)
+              const isCall = fault !== "EmptyOutput" && questionOf(request).wanted === "tool"
               let at = -1
               const say = (word: string): LlmResponse.LlmStreamPart => {
                 call.said += word
-                return { type: "text-delta", id: "0", delta: word }
+                return isCall
+                  ? { type: "tool-params-delta", id: "0", delta: JSON.stringify({ about: word }) }
+                  : { type: "text-delta", id: "0", delta: word }
               }
               const ending = (): Effect.Effect<Parts, Provider.Failure | Cause.Done> => {
                 if (fault === "Stall") return Effect.never
@@ -166,7 +185,11 @@ export const make = (
                 end(call)
                 if (fault === "Cut") return Effect.fail(errorOf("StreamCut", id))
                 if (fault === "NoFinish") return Cause.done()
-                return Effect.succeed([{ type: "text-end", id: "0" }, finish])
+                return Effect.succeed(
+                  isCall
+                    ? [{ type: "tool-params-end", id: "0" }, toolCall(call.said), called]
+                    : [{ type: "text-end", id: "0" }, finish]
+                )
               }
               const pull: Effect.Effect<Parts, Provider.Failure | Cause.Done> = Effect.suspend(() => {
                 at++
@@ -179,7 +202,11 @@ export const make = (
                       return refusal === undefined ? failing(fault ?? "Network", id, d) : Effect.fail(refusal)
                     })
                   }
-                  return after(latency, () => Effect.succeed<Parts>([{ type: "text-start", id: "0" }]))
+                  return after(latency, () =>
+                    Effect.succeed<Parts>([
+                      isCall ? { type: "tool-params-start", id: "0", name: "search" } : { type: "text-start", id: "0" }
+                    ])
+                  )
                 }
                 if (fault === "EmptyOutput") return ending()
                 if (!apart) {
@@ -207,10 +234,9 @@ export const make = (
 }
 
 /** A latency that no timeout and no rule about slow calls has anything against. */
-const wellWithin = (plan: Plan, step: number): number => {
-  const { breaker, hedge, timeouts } = plan.steps[step] ?? {}
+const wellWithin = (plan: Plan, { breaker, hedge, timeouts }: Step): number => {
   const slow = breaker === undefined || breaker.trip._tag === "Consecutive" ? undefined : breaker.trip.slowAfter
-  const { attempt, firstToken } = timeouts ?? {}
+  const { attempt, firstToken } = timeouts
   const limits = [slow, attempt, firstToken, breaker?.probeLease, hedge, plan.chain.hedge, plan.health?.timeout]
   return Math.min(2000, ...limits.map((limit) => limit ?? Infinity)) / 4
 }
@@ -218,31 +244,38 @@ const wellWithin = (plan: Plan, step: number): number => {
 type Parts = readonly [LlmResponse.LlmStreamPart, ...Array<LlmResponse.LlmStreamPart>]
 
 const finish = { type: "finish", reason: "stop", usage: LlmResponse.unknownUsage } as const
+const called = { type: "finish", reason: "tool-calls", usage: LlmResponse.unknownUsage } as const
+const toolCall = (about: string) => ({ type: "tool-call", id: "0", name: "search", params: { about } }) as const
 
-export const nameOf = (step: number): string => String.fromCharCode(97 + step)
+// Errors are the same each time, and to check their fields would cost more than all the rest of a call.
+const errors = new Map<string, ProviderError.ProviderError>()
 
-const errorOf = (reason: ProviderError.Reason, provider: string): ProviderError.APIError =>
-  new ProviderError.APIError({ provider, reason, description: "simulated" })
+const known = (name: string, make: () => ProviderError.ProviderError): ProviderError.ProviderError => {
+  const error = errors.get(name) ?? make()
+  errors.set(name, error)
+  return error
+}
+
+const errorOf = (reason: ProviderError.Reason, provider: string, after?: number): ProviderError.ProviderError =>
+  known(`${reason} ${provider} ${after}`, () => {
+    const retryAfter = after === undefined ? {} : { retryAfter: Duration.millis(after) }
+    return new ProviderError.APIError({ provider, reason, description: "simulated", ...retryAfter })
+  })
+
+const rateLimited = (provider: string, after?: number): ProviderError.ProviderError =>
+  known(`limited ${provider} ${after}`, () => {
+    const retryAfter = Option.map(Option.fromUndefinedOr(after), Duration.millis)
+    return new ProviderError.RateLimited({ provider, retryAfter })
+  })
 
 const failing = (fault: FaultKind, provider: string, d: Dice): Effect.Effect<never, Provider.Failure> => {
   switch (fault) {
     case "RateLimited":
-      return Effect.fail(new ProviderError.RateLimited({ provider, retryAfter: Option.none() }))
-    case "RateLimitedFor": {
-      const retryAfter = Duration.millis(d.pick([50, 700, 2000, 8000, 90_000]))
-      return Effect.fail(new ProviderError.RateLimited({ provider, retryAfter: Option.some(retryAfter) }))
-    }
-    case "Overloaded": {
-      const retryAfter = d.chance(0.3) ? Duration.millis(d.pick([300, 3000])) : undefined
-      return Effect.fail(
-        new ProviderError.APIError({
-          provider,
-          reason: fault,
-          description: "simulated",
-          ...(retryAfter === undefined ? {} : { retryAfter })
-        })
-      )
-    }
+      return Effect.fail(rateLimited(provider))
+    case "RateLimitedFor":
+      return Effect.fail(rateLimited(provider, d.pick([50, 700, 2000, 8000, 90_000])))
+    case "Overloaded":
+      return Effect.fail(errorOf(fault, provider, d.chance(0.3) ? d.pick([300, 3000]) : undefined))
     case "Unavailable":
       return Effect.fail(LlmUnavailable.make([]))
     case "Defect":
@@ -259,60 +292,17 @@ const failing = (fault: FaultKind, provider: string, d: Dice): Effect.Effect<nev
 }
 
 /** Requests that no model, or only some, will answer whatever the weather. */
-const refusalOf = (plan: Plan, step: number, request: LlmRequest): ProviderError.ProviderError | undefined => {
-  const kind = questionOf(request).kind
-  const id = nameOf(step)
-  if (kind === "invalid") return errorOf("InvalidRequest", id)
-  if (kind === "refused") return errorOf("ContentPolicy", id)
-  const window = plan.steps[step]?.contextWindow
-  return kind === "tooLong" && (window === undefined || window < 100_000)
-    ? errorOf("ContextLengthExceeded", id)
-    : undefined
-}
-
-const isContinuation = (request: LlmRequest): boolean => request.prompt.content.at(-1)?.role === "assistant"
-
-// The first user message is the question, as in "ordinary q7": what is simulated is that the model reads it.
-const questionOf = (request: LlmRequest): { readonly kind: string; readonly question: string } => {
-  const message = request.prompt.content[0]
-  const part = typeof message?.content === "string" ? undefined : message?.content[0]
-  const [kind = "", question = ""] = part?.type === "text" ? part.text.split(" ") : []
-  return { kind, question }
-}
-
-/** What a request is about. An answer begins with it, so that an answer to somebody else cannot hide. */
-export const identityOf = (request: LlmRequest): string =>
-  `${questionOf(request).question}.${request.scope ?? ""}.${request.tools.map((tool) => tool.name).join("+")}`
-
-const wordsOf = (plan: Plan, step: number, request: LlmRequest): ReadonlyArray<string> => {
-  const identity = identityOf(request)
-  const known = all.get(plan.sameAnswers ? "" : nameOf(step)) ?? []
-  return [identity, ...known.slice(0, lengthOf(identity) - 1)]
-}
-
-const all: ReadonlyMap<string, ReadonlyArray<string>> = new Map(
-  ["", "a", "b", "c", "d", "e", "f", "g", "h"].map((author) => [
-    author,
-    Array.from({ length: 40 }, (_, index) => ` ${index + 1}${author}`)
-  ])
-)
-
-/** How many words an answer has: 3, 9 or 40, by what it is about. */
-export const lengthOf = (identity: string): number => {
-  let sum = 0
-  for (let index = 0; index < identity.length; index++) sum += identity.charCodeAt(index)
-  return [3, 9, 40][sum % 3] ?? 3
-}
-
-const answerOf = (plan: Plan, step: number, request: LlmRequest): string => wordsOf(plan, step, request).join("")
-
-// A model that accepts a prefill goes on behind the last whole word of it. One that ignores it although it says otherwise can be told
-// only by its words: where all know the same ones.
-const continued = (plan: Plan, step: number, request: LlmRequest): ReadonlyArray<string> => {
-  const words = wordsOf(plan, step, request)
-  const last = request.prompt.content.at(-1)
-  const { prefill = "no" } = plan.steps[step] ?? {}
-  if (prefill === "no" || (prefill === "ignored" && plan.sameAnswers) || last?.role !== "assistant") return words
-  const part = typeof last.content === "string" ? undefined : last.content[0]
-  return part?.type === "text" ? words.slice(part.text.split(" ").length) : words
+const refusalOf = (model: Step, id: string, request: LlmRequest): ProviderError.ProviderError | undefined => {
+  switch (questionOf(request).kind) {
+    case "invalid":
+      return errorOf("InvalidRequest", id)
+    case "refused":
+      return errorOf("ContentPolicy", id)
+    case "tooLong":
+      return model.contextWindow === undefined || model.contextWindow < 100_000
+        ? errorOf("ContextLengthExceeded", id)
+        : undefined
+    default:
+      return undefined
+  }
 }
