@@ -42,6 +42,21 @@ describe("Simulation", () => {
     })
   }
 
+  it("seed 89, with streams, slow cleanup and preemption: who was to finish a broken stream and was late cleaned up in front of the reader", () => {
+    const { chain, steps, traffic, ...plan } = Simulation.plan(89)
+    const [first, ...others] = steps.map((step) => ({ ...step, cleanup: 4000, tokenEvery: 20 }))
+    assert.isDefined(first)
+    const { violation } = Simulation.run({
+      ...plan,
+      preemption: 0.02,
+      steps: [first, ...others],
+      traffic: { ...traffic, streams: 1, deadlines: 1 },
+      chain: { ...chain, recovery: "continue" }
+    })
+
+    assert.strictEqual(violation, undefined)
+  })
+
   it("is the same run again for the same seed", () => {
     for (const seed of [1, 2, 3, 40]) {
       assert.deepStrictEqual(Simulation.run(seed, { keptEvents: 500 }), Simulation.run(seed, { keptEvents: 500 }))
@@ -66,6 +81,6 @@ describe("Simulation", () => {
       }
     })
 
-    for (const [name, sum] of sums) assert.isAbove(sum, 100, name)
+    for (const [name, sum] of sums) assert.isAbove(sum, 50, name)
   })
 })

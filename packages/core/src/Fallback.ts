@@ -283,11 +283,13 @@ export const make: (
                 opening: { ...opening, head: [{ type: "served", served }, ...rest] }
               }
             }
-            const openStep: Ask<Opened> = (step, request, until) =>
-              open(step.id, step.stream({ ...request, commitBy: until }), scope)
+            const openIn =
+              (scope: Scope.Scope): Ask<Opened> =>
+              (step, request, until) =>
+                open(step.id, step.stream({ ...request, commitBy: until }), scope)
             return Effect.map(
-              walk(clock, request, "stream", openStep, commit, ({ close }) => close(Exit.void)),
-              (first) => Stream.fromPull(Effect.succeed(recovering(first, takeOver(clock, request, openStep))))
+              walk(clock, request, "stream", openIn(scope), commit, ({ close }) => close(Exit.void)),
+              (first) => Stream.fromPull(Effect.succeed(recovering(first, takeOver(clock, request, scope, openIn))))
             )
           })
         )

@@ -57,6 +57,23 @@ export const open = (
     )
   )
 
+/**
+ * Opens streams that may still be given up. What they hold becomes the parent's when one of them was chosen; whatever is given up cleans up behind
+ * the back of the parent, whose end would else wait for it, whichever of the two comes first.
+ */
+export const onTrial = <A, E>(
+  parent: Scope.Scope,
+  choose: (scope: Scope.Scope) => Effect.Effect<A, E>
+): Effect.Effect<A, E> =>
+  Effect.uninterruptibleMask((restore) => {
+    const scope = Scope.makeUnsafe()
+    return Effect.onExit(restore(choose(scope)), (exit) =>
+      Exit.isSuccess(exit)
+        ? Scope.addFinalizerExit(parent, (exit) => Scope.close(scope, exit))
+        : Effect.forkDetach(Scope.close(scope, exit))
+    )
+  })
+
 /** What a stream said up to its first content about who serves it. */
 export const announced = ({ head }: Opened): LlmResponse.Served | undefined =>
   head.findLast((part) => part.type === "served")?.served

@@ -3,6 +3,7 @@ import type * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Scope from "effect/Scope"
 import type * as Attempt from "../Attempt.ts"
 import * as Decision from "../Decision.ts"
 import type * as LlmRequest from "../LlmRequest.ts"
@@ -12,7 +13,7 @@ import type { Failure, Provider } from "../Provider.ts"
 import * as ProviderError from "../ProviderError.ts"
 import { type Ask, type Chain, failedAttempt, failureOf, publishRefusal, recordFailure, recordSkip } from "./chain.ts"
 import { monotonic } from "./monotonic.ts"
-import { announced, type Opened } from "./opening.ts"
+import { announced, onTrial, type Opened } from "./opening.ts"
 import { type Break, join, type recovering, type Resumed } from "./recovering.ts"
 import * as Recovery from "./recovery.ts"
 import * as Seam from "./seam.ts"
@@ -26,6 +27,9 @@ type Serve = (
   attempts: ReadonlyArray<Attempt.Attempt>
 ) => LlmResponse.Served
 
+/** Opens the stream of a step; what it holds belongs to the scope. */
+type OpenIn = (scope: Scope.Scope) => Ask<Opened>
+
 /** Creates what finds somebody to finish a broken answer: the steps after the broken one, those before it, and last that one itself. */
 export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail", serve: Serve) => {
   const { hub, minimumTime, share, steps, table } = chain
@@ -33,7 +37,8 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
   const resume = (
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
-    openStep: Ask<Opened>,
+    scope: Scope.Scope,
+    openIn: OpenIn,
     { current, emitted, error, round, tokensBefore }: Break
   ): Effect.Effect<Resumed | undefined> => {
     const broken = current.step
@@ -69,17 +74,20 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
       const stepsLeft = takers(asking, way + 1, request, undefined, now)
       request.allowance.left--
       const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
-      const joining = Effect.flatMap(openStep(step, { ...asked, stepsLeft }, until), (opening) =>
-        Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
-          Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
-        ).pipe(
-          Effect.flatMap((joined) =>
-            joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
+      const joining = (scope: Scope.Scope) =>
+        Effect.flatMap(openIn(scope)(step, { ...asked, stepsLeft }, until), (opening) =>
+          Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
+            Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
+          ).pipe(
+            Effect.flatMap((joined) =>
+              joined === undefined ? Effect.fail(different(step)) : Effect.succeed({ ...joined, opening })
+            )
           )
         )
-      )
       // What is held back is not yet said: until then the step is bound to its share of the time.
-      const attempt = within(joining, until - now, () => Effect.fail(late(step, until - now)), 0)
+      const attempt = onTrial(scope, (trial) =>
+        within(joining(trial), until - now, () => Effect.fail(late(step, until - now)), 0)
+      )
       return Effect.matchCauseEffect(attempt, {
         onFailure: (cause) => {
           const failure = failureOf(step, cause)
@@ -120,10 +128,11 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
   return (
     clock: Clock.Clock,
     request: LlmRequest.LlmRequest,
-    openStep: Ask<Opened>
+    scope: Scope.Scope,
+    openIn: OpenIn
   ): Parameters<typeof recovering>[1] => ({
     recoverable: (error): error is ProviderError.ProviderError => recovery !== "fail" && recoverable(table, error),
-    resume: (found) => resume(clock, request, openStep, found)
+    resume: (found) => resume(clock, request, scope, openIn, found)
   })
 }
 
