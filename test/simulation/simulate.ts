@@ -26,7 +26,8 @@ const many = (from: number, seeds: number): Simulation.Run | undefined => {
     seeds,
     onRun: ({ counts }) => {
       for (const [name, count] of Object.entries(counts)) sums.set(name, (sums.get(name) ?? 0) + count)
-      if (++done % 5000 === 0) console.log(`${done} seeds`)
+      // A run that was stopped goes on from here.
+      if (++done % 1000 === 0) console.log(`nothing yet in ${done} seeds; the next is --from ${from + done}`)
     }
   })
   const { system, user } = process.cpuUsage(cpu)

@@ -370,8 +370,8 @@ const drawDeferred = (d: Dice): Deferred => ({
   concurrency: d.pick([1, 2, 4]),
   every: d.pick([10, 1000]),
   deadline: d.pick([2000, 30_000]),
-  lease: d.pick([1000, 30_000]),
-  pollInterval: d.pick([1000, 5000]),
+  lease: d.pick([9000, 60_000]),
+  pollInterval: d.pick([3000, 15_000]),
   handlerFails: d.pick([0, 0.3])
 })
 

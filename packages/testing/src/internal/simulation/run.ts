@@ -158,13 +158,13 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
               const doing = `${name} is ${state?._tag ?? "unguarded"}, ${served?.provider ?? "nobody"} serves`
               return watch.violate("after healing all is well", doing)
             }
-            yield* Effect.sleep(state?._tag === "Open" ? patience : 15_000)
+            yield* Effect.sleep(state?._tag === "Open" ? calm : 15_000)
           }
           if (circuit === undefined) break
           operate(service, checks, watch, step, "isolate", Infinity)
         }
         // Losers may still be cleaning up.
-        yield* Effect.sleep(patience)
+        yield* Effect.sleep(30_000)
         yield* checks.steps.atRest
         yield* checks.deferred.atRest
       })
@@ -174,7 +174,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
         const service = yield* stack(plan, world.providers, checks, hub)
         yield* underFaults(service)
         if (watch.violation() !== undefined) return
-        yield* Effect.sleep(patience)
+        yield* Effect.sleep(calm)
         yield* healed(service)
       })
     )
@@ -192,8 +192,11 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     }
   })
 
-/** More than the longest rest, opening and request: after it nothing of the faults is left. */
+/** More than any request may take. */
 const patience = 1_200_000
+
+/** More than the longest rest and opening: after it nothing of the faults is left. Who checks and polls is busy all the while. */
+const calm = 200_000
 
 const toolsets: ReadonlyArray<ReadonlyArray<Tool.Any>> = [
   [],
