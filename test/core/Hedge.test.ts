@@ -159,6 +159,26 @@ describe("Hedge", () => {
         })
       )
 
+      it.effect("gives up with the error of the call that was made when the hedge is refused in the end", () =>
+        Effect.gen(function* () {
+          const provider = yield* ScriptedProvider.make({ script: [slow(1500, ScriptedProvider.fail("RateLimited"))] })
+          const cooldown = Cooldown.policy({ rest: "1 minute" })
+          // The hedge is on its way when the first call puts its provider to rest.
+          const late = Policy.make((self) => ({
+            generate: (asked) => Effect.delay(self.generate(asked), asked.grant === undefined ? 0 : 800),
+            stream: (asked) =>
+              Stream.unwrap(Effect.delay(Effect.succeed(self.stream(asked)), asked.grant === undefined ? 0 : 800))
+          }))
+          const budget = Budget.policy()
+          const hedged = yield* Policy.all([Hedge.policy(first), late, cooldown, budget])(provider)
+
+          const { exit } = yield* ends(ask(hedged))
+
+          assert.strictEqual(kindOf(exit), "RateLimited")
+          assert.strictEqual(yield* provider.count, 1)
+        })
+      )
+
       it.effect("H05 ends both at an error that would be the same everywhere", () =>
         Effect.gen(function* () {
           const provider = yield* ScriptedProvider.make({

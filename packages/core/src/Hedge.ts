@@ -167,11 +167,18 @@ export const policy = (options?: Options): Policy.Policy => {
         if (delay === undefined) return ask(request)
         let won = false
         let hedges = 0
+        let failure: Failure | undefined
         const leg = (request: LlmRequest) =>
-          Effect.flatMap(ask(request), (answer) => {
-            if (won) return Effect.andThen(discard(answer), Effect.never)
-            won = true
-            return Effect.succeed(answer)
+          Effect.matchEffect(ask(request), {
+            onFailure: (error) => {
+              if (!isRefusal(error)) failure = error
+              return Effect.fail(error)
+            },
+            onSuccess: (answer) => {
+              if (won) return Effect.andThen(discard(answer), Effect.never)
+              won = true
+              return Effect.succeed(answer)
+            }
           })
         const again = (now: number): Effect.Effect<A, Failure> | undefined => {
           const sent =
@@ -192,7 +199,10 @@ export const policy = (options?: Options): Policy.Policy => {
           }
           return hedges < settings.hedges ? racing(hedge, delay, again, fatal) : hedge
         }
-        return racing(leg(request), delay, again, fatal)
+        // A hedge that was refused in the end does not make it as if nobody had been asked.
+        return Effect.mapError(racing(leg(request), delay, again, fatal), (error) =>
+          isRefusal(error) ? (failure ?? error) : error
+        )
       }
 
       return {
@@ -211,7 +221,9 @@ export const policy = (options?: Options): Policy.Policy => {
     })
 }
 
+const isRefusal = (error: Failure): boolean => error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)
+
 const refused = (exit: Exit.Exit<unknown, Failure>): boolean => {
   const error = Exit.findErrorOption(exit)
-  return error._tag === "Some" && error.value._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error.value)
+  return error._tag === "Some" && isRefusal(error.value)
 }
