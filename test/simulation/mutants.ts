@@ -18,7 +18,7 @@ interface Change {
 interface Mutant extends Change {
   readonly name: string
   /** What else has to change, where the same thing is guarded twice. */
-  readonly also?: Change
+  readonly also?: Change | ReadonlyArray<Change>
 }
 
 const core = (file: string) => `/packages/core/src/${file}`
@@ -237,6 +237,109 @@ import * as Stream from "effect/Stream"`
     file: core("internal/watch.ts"),
     from: `return abandoned ? Effect.void : Scope.close(inner, exit)`,
     to: `return Effect.void`
+  },
+  {
+    name: "deferred queue without a bound",
+    file: core("internal/deferredMemory.ts"),
+    from: `if (pending.size >= capacity) return { _tag: "Full" }`,
+    to: ``
+  },
+  {
+    name: "backlog worked off while everybody refuses",
+    file: core("DeferredQueue.ts"),
+    from: `if (reason !== undefined) {
+              if (running === 0)`,
+    to: `if (reason === undefined && false) {
+              if (running === 0)`
+  },
+  {
+    name: "expired ticket still asked for",
+    file: core("internal/deferredMemory.ts"),
+    from: `if (!due || held.row.expiresAt <= now) continue`,
+    to: `if (!due) continue`
+  },
+  {
+    name: "idempotency key not looked at",
+    file: core("internal/deferredMemory.ts"),
+    from: `const known = entry.key === undefined ? undefined : keys.get(entry.key)`,
+    to: `const known = undefined as string | undefined`
+  },
+  {
+    name: "idempotency key without scope",
+    file: core("DeferredQueue.ts"),
+    from: `JSON.stringify([request.scope ?? null, terms.key])`,
+    to: `JSON.stringify([terms.key])`
+  },
+  {
+    name: "cancelled ticket asked on",
+    file: core("DeferredQueue.ts"),
+    from: `asking.get(ticket)?.interruptUnsafe()`,
+    to: ``
+  },
+  {
+    name: "failed try of a ticket not counted",
+    file: core("DeferredQueue.ts"),
+    from: `const refund = untriedFor !== undefined`,
+    to: `const refund = true`
+  },
+  {
+    name: "calls for a ticket without a bound",
+    file: core("internal/requests.ts"),
+    from: `  generate: (asked) => self.generate(LlmRequest.allow(asked, attempts)),`,
+    to: `  generate: (asked) => self.generate(asked),`
+  },
+  {
+    name: "similar question believed without the guard",
+    file: core("SimilarAnswers.ts"),
+    from: `if (difference === undefined) return Option.some(`,
+    to: `return Option.some(`
+  },
+  {
+    name: "similar question of another scope",
+    file: core("SimilarAnswers.ts"),
+    from: `store.find(scopeName, `,
+    to: `store.find("", `,
+    also: [
+      { file: core("SimilarAnswers.ts"), from: `store.nearest(scopeName, `, to: `store.nearest("", ` },
+      { file: core("SimilarAnswers.ts"), from: `store.put({ scope: scopeName, `, to: `store.put({ scope: "", ` },
+      {
+        file: core("EmergencyCache.ts"),
+        from: `if (entry.partition !== key.partition || entry.key !== at) return unusable("another partition or key")`,
+        to: ``
+      }
+    ]
+  },
+  {
+    name: "similar question for tools and JSON",
+    file: core("EmergencyCache.ts"),
+    from: `request.cacheMatch ?? (request.tools.length > 0 || request.responseFormat.type === "json" ? "exact" : "similar")`,
+    to: `request.cacheMatch ?? "similar"`
+  },
+  {
+    name: "call of a tool stored and served again",
+    file: core("internal/cacheEntry.ts"),
+    from: `if (called && !toolCalls) return "tool calls"`,
+    to: ``
+  },
+  {
+    name: "call of a tool begun twice",
+    file: core("internal/recovery.ts"),
+    from: `    default:
+      return { ...emitted, beyondText: true }`,
+    to: `    default:
+      return emitted`
+  },
+  {
+    name: "JSON of another shape accepted",
+    file: core("OutputGuard.ts"),
+    from: `if (issues === undefined) return accepted`,
+    to: `return accepted`
+  },
+  {
+    name: "repair beyond the attempts",
+    file: core("OutputGuard.ts"),
+    from: `const isSpent = request.allowance.left <= request.stepsLeft`,
+    to: `const isSpent = false`
   }
 ]
 
@@ -247,7 +350,7 @@ const seeds = Number(values.seeds ?? 1000)
 
 /** Looks for one mutant: the import comes after the hook, so that the mutant is what is loaded. */
 const hunt = async (mutant: Mutant): Promise<void> => {
-  const changes = [mutant, ...(mutant.also === undefined ? [] : [mutant.also])]
+  const changes: ReadonlyArray<Change> = [mutant, mutant.also ?? []].flat()
   let applied = 0
   registerHooks({
     load: (url, context, nextLoad) => {

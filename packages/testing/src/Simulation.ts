@@ -51,8 +51,12 @@ export interface Run {
     readonly failed: number
     readonly left: number
     readonly cached: number
+    readonly similar: number
     readonly calls: number
     readonly opened: number
+    readonly deferred: number
+    readonly json: number
+    readonly toolCalls: number
   }
 }
 
@@ -180,6 +184,10 @@ export const invariants: ReadonlyArray<string> = [
   "nothing after the first content is repeated, nothing is missing, and a cut answer is never a shorter success",
   "a stream says who serves it first, and ends once",
   "an answer is the answer to its question, for its scope and its tools, also from the cache; what expired is not served",
+  "a stored question is as close as it has to be: the same one for tools and JSON, and never that of another scope",
+  "an answer in JSON has the shape that was asked for; a call of a tool is whole, made once, and not served again",
+  "a ticket of the deferred queue ends in exactly one way, which everybody is told; the queue is within its bound, and empty when all is well",
+  "what waits is asked for within its life, its attempts and its pace, and not while everybody refuses; the same key gives the same ticket (1)",
   "whoever is named as the author wrote the answer, and every step is on the record of a failure",
   "after healing every breaker closes and every request is answered by the first step that may",
   "no clock, timer or random number of the host is used"

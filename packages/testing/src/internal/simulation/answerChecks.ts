@@ -24,6 +24,8 @@ export const make = (run: Run): AnswerChecks => {
   const given = new Set<string>()
   // Many requests get the same answer.
   const right = new Map<string, string>()
+  // Cut short, and ended by a model that was to go on and said nothing.
+  const believed = new Set<string>()
 
   const checkText = (identity: string, text: string): void => {
     const [about = "", ...words] = text.split(" ")
@@ -32,7 +34,7 @@ export const make = (run: Run): AnswerChecks => {
     }
     const wrong = words.findIndex((word, index) => Number.parseInt(word, 10) !== index + 1)
     if (wrong !== -1) violate("nothing is repeated and nothing missing", `"${text}"`)
-    if (words.length !== lengthOf(identity) - 1) {
+    if (words.length !== lengthOf(identity) - 1 && !believed.has(text)) {
       violate("a cut answer is never a shorter success", `"${text}" of ${lengthOf(identity)} words`)
     }
   }
@@ -54,6 +56,7 @@ export const make = (run: Run): AnswerChecks => {
       return
     }
     if (right.get(text) === identity) return
+    if (of.calls.some(({ silent }) => silent)) believed.add(text)
     checkText(identity, text)
     right.set(text, identity)
   }
@@ -91,12 +94,18 @@ export const make = (run: Run): AnswerChecks => {
         of.finished++
         answer(of, of.text, of.toolCalls)
         return
+      case "tool-params-delta":
+        of.params += part.delta
+        return
       case "tool-call":
         of.toolCalls.push(aboutOf(part.params))
+        if (of.params !== JSON.stringify(part.params)) violate("a call of a tool is whole, and is made once", of.params)
         return
       case "text-delta":
         of.text += part.delta
         if (questionOf(of.request).wanted === "text") checkWord(of, part.delta)
+        return
+      default:
     }
   }
 

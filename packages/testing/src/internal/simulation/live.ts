@@ -26,6 +26,8 @@ export interface Live {
   readAt: number
   text: string
   words: number
+  /** What it was told bit by bit of the parameters of a tool. */
+  params: string
   /** Whom the tools that it was told to call were called for. */
   readonly toolCalls: Array<string>
   /** Its reader has seen content. */
@@ -120,6 +122,7 @@ export const begin = ({ live, plan, time }: Run, asked: Asked, request: LlmReque
     readAt: now,
     text: "",
     words: 0,
+    params: "",
     toolCalls: [],
     committed: false,
     finished: 0,

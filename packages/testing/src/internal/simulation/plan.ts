@@ -176,6 +176,10 @@ export interface Deferred {
   readonly pollInterval: number
   /** How often the handler of results fails. */
   readonly handlerFails: number
+  /** How many processes work it off. */
+  readonly workers: number
+  /** How often the store does not prolong a lease, so that a request may be taken up by another one while it is asked. */
+  readonly renewalFails: number
 }
 
 /** One request, as its caller means it. */
@@ -363,16 +367,18 @@ const drawStep = (d: Dice, later: Dice, priority: number, millis: number, calm: 
 
 const drawDeferred = (d: Dice): Deferred => ({
   capacity: d.pick([1, 5, 100]),
-  expiresAfter: d.pick([3000, 60_000, 3_600_000]),
+  expiresAfter: d.pick([3000, 60_000, 86_400_000]),
   maxAttempts: d.pick([1, 3, 10]),
   backoff: d.pick([100, 5000]),
   maxBackoff: d.pick([5000, 60_000]),
   concurrency: d.pick([1, 2, 4]),
   every: d.pick([10, 1000]),
   deadline: d.pick([2000, 30_000]),
-  lease: d.pick([9000, 60_000]),
-  pollInterval: d.pick([3000, 15_000]),
-  handlerFails: d.pick([0, 0.3])
+  lease: d.pick([2000, 60_000]),
+  pollInterval: d.pick([1500, 15_000]),
+  handlerFails: d.pick([0, 0.3]),
+  workers: d.pick([1, 2]),
+  renewalFails: d.pick([0, 0, 1])
 })
 
 const drawGate = (d: Dice): Gate => ({

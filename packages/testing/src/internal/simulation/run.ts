@@ -21,7 +21,7 @@ import * as Stream from "effect/Stream"
 import * as VirtualTime from "../../VirtualTime.ts"
 import { dice } from "../dice.ts"
 import * as Checks from "./checks.ts"
-import { type DeferredChecks, queueOf } from "./deferredChecks.ts"
+import { type DeferredChecks, queuesOf } from "./deferredChecks.ts"
 import { promptOf, Reply } from "./knowledge.ts"
 import * as Live from "./live.ts"
 import { asked, type Asked, nameOf, ordinary, type Plan, type Step } from "./plan.ts"
@@ -272,14 +272,13 @@ const noting = (checks: Checks.Checks): Policy.Policy =>
 const waiting = ({ deferred }: Plan, checks: DeferredChecks): Effect.Effect<Policy.Policy> =>
   deferred === undefined
     ? Effect.succeed(Policy.none)
-    : Effect.map(queueOf(checks, deferred), (queue) =>
+    : Effect.map(queuesOf(checks, deferred), ({ first, others }) =>
         Policy.all<ReadonlyArray<Policy.Policy>>([
-          (self) =>
-            Effect.provideService(
-              DeferredQueue.policy({ terms: checks.terms })(self),
-              DeferredQueue.DeferredQueue,
-              queue
-            ),
+          Effect.fnUntraced(function* (self) {
+            for (const queue of others) yield* Effect.forkScoped(queue.workOff(self))
+            const policy = DeferredQueue.policy({ terms: checks.terms })
+            return yield* Effect.provideService(policy(self), DeferredQueue.DeferredQueue, first)
+          }),
           checks.asking
         ])
       )

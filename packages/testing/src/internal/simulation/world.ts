@@ -27,6 +27,8 @@ export interface Call {
   fault: FaultKind | "none" | "request"
   /** What it said so far. */
   said: string
+  /** It was to go on with an answer and said nothing: it is believed to have had nothing to add. */
+  silent: boolean
   /** Its caller left, or its answer is complete: it may take a moment to clean up. */
   leaving: boolean
   ended: boolean
@@ -59,6 +61,7 @@ export const make = (
       expiresAt: request.expiresAt,
       fault: "none",
       said: "",
+      silent: false,
       leaving: false,
       ended: false
     }
@@ -163,10 +166,9 @@ export const make = (
             ),
             ({ call, d, nth }) => {
               const refusal = refusalOf(model, id, request)
-              const drawn = refusal === undefined ? faultOf(d) : undefined
-              // A model that goes on with an answer and says nothing is believed to have nothing to add.
-              const fault = drawn === "EmptyOutput" && isContinuation(request) ? undefined : drawn
+              const fault = refusal === undefined ? faultOf(d) : undefined
               call.fault = refusal === undefined ? (fault ?? "none") : "request"
+              call.silent = fault === "EmptyOutput" && isContinuation(request)
               const words = spoiled(continued(plan, step, request), request, nth)
               const last = fault === "Cut" || fault === "Stall" ? d.int(0, words.length) : words.length
               const apart = model.tokenEvery > 0 && !(fault === "EmptyOutput")
