@@ -13,7 +13,8 @@ describe("Simulation", () => {
   // Seeds that found something, when it was new.
   for (const [seed, found] of [
     [30, "a stream whose deadline passed while its reader was busy cleaned up in front of the reader"],
-    [98, "the same in the chain's own deadline"]
+    [98, "the same in the chain's own deadline"],
+    [563, "of two steps that failed at the same moment one was missing in the story"]
   ] as const) {
     it(`seed ${seed}: ${found}`, () => {
       assert.strictEqual(Simulation.run(seed).violation, undefined)

@@ -129,8 +129,12 @@ export const walking = (chain: Chain) => {
         hedge === undefined || stepsLeft === 0 || request.lastResort ? undefined : Hedge.delayOf(hedge, step, method)
       return delay === undefined || until - startedAt <= delay
         ? asked
-        : racing(asked, delay, alongside(list, index, step, request, delay), isFinal)
+        : Effect.mapError(racing(asked, delay, alongside(list, index, step, request, delay), isFinal), told)
     }
+
+    // Of two that fail at the same moment the one that ends last may have known the shorter story.
+    const told = (error: Failure): Failure =>
+      error._tag === "LlmUnavailable" && error.attempts.length < attempts.length ? chain.unavailable(attempts) : error
 
     // Who waits for a slow step asks the next one that would take the request, if there is one and if it can be afforded.
     const alongside =
