@@ -120,8 +120,9 @@ export const make = (options?: Options): VirtualTime => {
   const ordering = dice(seed, 1)
   const yielding = dice(seed, 2)
   const numbers = dice(seed, 3)
-  const timers = Timers.make(dice(seed, 4).next)
-  const ready = options?.order === "random" ? anyOrder(ordering.int) : inOrder()
+  const ties = dice(seed, 4)
+  const timers = Timers.make(() => ties.next())
+  const ready = options?.order === "random" ? anyOrder((low, high) => ordering.int(low, high)) : inOrder()
   let now = 0
   let nanos = 0n
   let wall = options?.wall ?? 1_767_225_600_000
@@ -167,7 +168,7 @@ export const make = (options?: Options): VirtualTime => {
     Context.add(Scheduler.Scheduler, scheduler),
     Context.add(Random.Random, {
       nextIntUnsafe: () => numbers.int(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
-      nextDoubleUnsafe: numbers.next
+      nextDoubleUnsafe: () => numbers.next()
     })
   )
   const fork = Effect.runForkWith(context)

@@ -6,32 +6,51 @@
  */
 export interface Dice {
   /** Between 0 (included) and 1 (excluded). */
-  readonly next: () => number
+  next(): number
   /** A whole number between `low` and `high`, both included. */
-  readonly int: (low: number, high: number) => number
-  readonly between: (low: number, high: number) => number
-  readonly chance: (probability: number) => boolean
-  readonly pick: <A>(values: readonly [A, ...Array<A>]) => A
+  int(low: number, high: number): number
+  between(low: number, high: number): number
+  chance(probability: number): boolean
+  pick<A>(values: readonly [A, ...Array<A>]): A
   /** Exponentially distributed: the time until something that happens once every `mean` on average. */
-  readonly exponential: (mean: number) => number
+  exponential(mean: number): number
 }
 
-export const dice = (seed: number, ...names: ReadonlyArray<number>): Dice => {
-  let state = mix(seed, names)
-  const next = (): number => {
-    state = (state + 0x6d2b79f5) | 0
-    let bits = Math.imul(state ^ (state >>> 15), 1 | state)
+export const dice = (seed: number, ...names: ReadonlyArray<number>): Dice => new Mulberry(mix(seed, names))
+
+// A class and no closures, because a simulation makes several for each request.
+class Mulberry implements Dice {
+  private state: number
+
+  constructor(state: number) {
+    this.state = state
+  }
+
+  next(): number {
+    this.state = (this.state + 0x6d2b79f5) | 0
+    let bits = Math.imul(this.state ^ (this.state >>> 15), 1 | this.state)
     bits = (bits + Math.imul(bits ^ (bits >>> 7), 61 | bits)) ^ bits
     return ((bits ^ (bits >>> 14)) >>> 0) / 4_294_967_296
   }
-  const between = (low: number, high: number): number => low + next() * (high - low)
-  return {
-    next,
-    between,
-    int: (low, high) => low + Math.floor(next() * (high - low + 1)),
-    chance: (probability) => probability > 0 && next() < probability,
-    pick: (values) => values[Math.floor(next() * values.length)] ?? values[0],
-    exponential: (mean) => -Math.log(1 - next()) * mean
+
+  int(low: number, high: number): number {
+    return low + Math.floor(this.next() * (high - low + 1))
+  }
+
+  between(low: number, high: number): number {
+    return low + this.next() * (high - low)
+  }
+
+  chance(probability: number): boolean {
+    return probability > 0 && this.next() < probability
+  }
+
+  pick<A>(values: readonly [A, ...Array<A>]): A {
+    return values[Math.floor(this.next() * values.length)] ?? values[0]
+  }
+
+  exponential(mean: number): number {
+    return -Math.log(1 - this.next()) * mean
   }
 }
 

@@ -5,7 +5,7 @@ import * as ProviderError from "@llm-resilience/core/ProviderError"
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import type * as Exit from "effect/Exit"
-import { identityOf, isReply, lengthOf, questionOf } from "./knowledge.ts"
+import { isReply, lengthOf, questionOf } from "./knowledge.ts"
 import { deadlineOf, epsilon, type Live, type Run } from "./live.ts"
 import { nameOf } from "./plan.ts"
 
@@ -40,8 +40,8 @@ export const make = (run: Run): AnswerChecks => {
   }
 
   const answer = (of: Live, text: string, toolCalls: ReadonlyArray<string>): void => {
-    const identity = identityOf(of.request)
-    const { wanted } = questionOf(of.request)
+    const { identity, request } = of
+    const { wanted } = questionOf(request)
     if (wanted === "tool") {
       counts.toolCalls++
       if (text !== "" || toolCalls.length !== 1 || toolCalls[0] !== identity) {
@@ -71,7 +71,7 @@ export const make = (run: Run): AnswerChecks => {
   const checkFirst = (of: Live, delta: string): void => {
     const [identity = "", ...rest] = delta.split(" ")
     of.words = 1
-    if (identity !== identityOf(of.request)) violate("an answer is the answer to its question", delta)
+    if (identity !== of.identity) violate("an answer is the answer to its question", delta)
     if (rest.length > 0) checkWord(of, rest.join(" "))
   }
 
@@ -112,8 +112,8 @@ export const make = (run: Run): AnswerChecks => {
   const checkCached = (of: Live, served: LlmResponse.Served, text: string): void => {
     counts.cached++
     const { cache } = plan
-    const identity = identityOf(of.request)
-    const { wanted } = questionOf(of.request)
+    const { identity, request } = of
+    const { wanted } = questionOf(request)
     if (cache === undefined || !of.request.mayCache) return violate("no cache unless asked for", identity)
     if (wanted === "tool") violate("a call of a tool is not served again", identity)
     // Of an answer that several wrote, or that was taken out of its fence, no model knows the whole.

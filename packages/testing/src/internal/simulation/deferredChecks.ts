@@ -273,12 +273,12 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     if (!mayWait) violate("nobody waits who may not", `request ${of.id}`)
     if (wanted !== "text" || of.request.tools.length > 0) violate("only what can be written down waits", wanted)
     const { holder } = ticket
-    if (holder !== undefined && identityOf(holder.request) !== identityOf(of.request)) {
-      violate("a ticket is for one question", `${identityOf(holder.request)} and ${identityOf(of.request)}`)
+    if (holder !== undefined && holder.identity !== of.identity) {
+      violate("a ticket is for one question", `${holder.identity} and ${of.identity}`)
     }
     if (holder !== undefined && !keyed) violate("only the same key gives the same ticket", name)
     if (keyed) {
-      const key = `${kind} ${identityOf(of.request)}`
+      const key = `${kind} ${of.identity}`
       const before = keys.get(key)
       if (before !== undefined && before !== ticket) violate("the same key gives the same ticket", key)
       keys.set(key, ticket)

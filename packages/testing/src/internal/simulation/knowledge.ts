@@ -77,18 +77,25 @@ export const isReply = (text: string, identity: string): boolean => {
   }
 }
 
-const answers = new Map<string, ReadonlyArray<string>>()
+/** An answer: its words, and all of them as one text. */
+export interface Answer {
+  readonly words: ReadonlyArray<string>
+  readonly text: string
+}
 
-/** The words of the answer, as a step knows it. Joined they are the answer; what is no text is one word. */
-export const wordsOf = (plan: Plan, step: number, request: LlmRequest): ReadonlyArray<string> => {
+const answers = new Map<string, Answer>()
+
+/** The answer, as a step knows it. What is no text is one word. */
+export const answerOf = (plan: Plan, step: number, request: LlmRequest): Answer => {
   const identity = identityOf(request)
   const author = plan.sameAnswers ? "" : nameOf(step)
   const name = `${author} ${identity}`
   const known = answers.get(name)
   if (known !== undefined) return known
   const words = write(identity, questionOf(request).wanted, author)
-  answers.set(name, words)
-  return words
+  const answer = { words, text: words.join("") }
+  answers.set(name, answer)
+  return answer
 }
 
 const write = (identity: string, wanted: Wanted, author: string): ReadonlyArray<string> => {
@@ -112,7 +119,7 @@ const write = (identity: string, wanted: Wanted, author: string): ReadonlyArray<
  * although it says otherwise can be told only by its words: where all know the same ones.
  */
 export const continued = (plan: Plan, step: number, request: LlmRequest): ReadonlyArray<string> => {
-  const words = wordsOf(plan, step, request)
+  const { words } = answerOf(plan, step, request)
   const last = request.prompt.content.at(-1)
   const { prefill = "no" } = plan.steps[step] ?? {}
   if (prefill === "no" || (prefill === "ignored" && plan.sameAnswers) || last?.role !== "assistant") return words

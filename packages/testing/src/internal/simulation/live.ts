@@ -3,6 +3,7 @@ import type { LlmResponse } from "@llm-resilience/core/LlmResponse"
 import type { Failure } from "@llm-resilience/core/Provider"
 import * as Duration from "effect/Duration"
 import type { VirtualTime } from "../../VirtualTime.ts"
+import { identityOf } from "./knowledge.ts"
 import type { Asked, Plan } from "./plan.ts"
 import * as Trace from "./trace.ts"
 import type { Call } from "./world.ts"
@@ -18,6 +19,8 @@ export interface Violation {
 export interface Live {
   readonly asked: Asked
   readonly request: LlmRequest
+  /** What it is about, for whom. */
+  readonly identity: string
   readonly startedAt: number
   id: number
   endedAt: number | undefined
@@ -115,6 +118,7 @@ export const begin = ({ live, plan, time }: Run, asked: Asked, request: LlmReque
   const of: Live = {
     asked,
     request,
+    identity: identityOf(request),
     startedAt: now,
     id: 0,
     endedAt: undefined,

@@ -10,7 +10,7 @@ import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import type { VirtualTime } from "../../VirtualTime.ts"
 import { dice, type Dice } from "../dice.ts"
-import { continued, identityOf, isContinuation, questionOf, wordsOf } from "./knowledge.ts"
+import { answerOf, continued, identityOf, isContinuation, questionOf } from "./knowledge.ts"
 import { type FaultKind, faults, nameOf, onGrid, type Plan, type Step } from "./plan.ts"
 
 /** A request, as it goes through the chain: the simulation writes on it which one it is. */
@@ -142,7 +142,9 @@ export const make = (
           const answer = (): Effect.Effect<Provider.Answer, Provider.Failure> => {
             if (refusal !== undefined) return Effect.fail(refusal)
             if (fault !== undefined && fault !== "EmptyOutput") return failing(fault, id, d)
-            const text = fault === "EmptyOutput" ? " " : spoiled(wordsOf(plan, step, request), request, nth).join("")
+            const known = answerOf(plan, step, request)
+            const words = fault === "EmptyOutput" ? [" "] : spoiled(known.words, request, nth)
+            const text = words === known.words ? known.text : words.join("")
             call.said = text
             const isCall = fault === undefined && questionOf(request).wanted === "tool"
             return Effect.succeed({ content: isCall ? [toolCall(text), called] : LlmResponse.textContent(text) })
