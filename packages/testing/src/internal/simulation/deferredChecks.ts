@@ -88,94 +88,92 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     if (outcome === "Answered") counts.deferred++
   }
 
+  // The store does each thing in one step, and what is known of it is written down in the same one.
+  const atomic = <A, E>(step: Effect.Effect<A, E>, then: (result: A) => void): Effect.Effect<A, E> =>
+    Effect.suspend(() => {
+      const exit = Effect.runSyncExit(step)
+      if (exit._tag === "Success") then(exit.value)
+      return exit
+    })
+
   const store: DeferredChecks["store"] = (self) => ({
     ...self,
     insert: (entry, capacity) =>
-      Effect.tap(self.insert(entry, capacity), (inserted) =>
-        Effect.sync(() => {
-          if (deferred === undefined) return
-          if (inserted._tag === "Full") {
-            if (open < deferred.capacity) violate("nobody is refused while there is room", `${open} wait`)
-            return
-          }
-          if (inserted._tag === "Duplicate") return
-          const expiresAt = wall() + deferred.expiresAfter
-          const ticket: Ticket = {
-            ordinal: tickets.size,
-            name: entry.ticket,
-            expiresAt,
-            holder: undefined,
-            tries: 0,
-            claim: 0,
-            asked: undefined,
-            outcome: undefined,
-            told: 0,
-            delivered: 0
-          }
-          tickets.set(entry.ticket, ticket)
-          tell("accepted", ticket)
-          if (++open > deferred.capacity) violate("the queue within its bound", `${open} wait`)
-        })
-      ),
+      atomic(self.insert(entry, capacity), (inserted) => {
+        if (deferred === undefined) return
+        if (inserted._tag === "Full") {
+          if (open < deferred.capacity) violate("nobody is refused while there is room", `${open} wait`)
+          return
+        }
+        if (inserted._tag === "Duplicate") return
+        const expiresAt = wall() + deferred.expiresAfter
+        const ticket: Ticket = {
+          ordinal: tickets.size,
+          name: entry.ticket,
+          expiresAt,
+          holder: undefined,
+          tries: 0,
+          claim: 0,
+          asked: undefined,
+          outcome: undefined,
+          told: 0,
+          delivered: 0
+        }
+        tickets.set(entry.ticket, ticket)
+        tell("accepted", ticket)
+        if (++open > deferred.capacity) violate("the queue within its bound", `${open} wait`)
+      }),
     claim: (options) =>
-      Effect.tap(self.claim(options), (row) =>
-        Effect.sync(() => {
-          if (deferred === undefined || row === undefined) return
-          const ticket = tickets.get(row.ticket)
-          if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
-          tell("claimed", ticket)
-          claimed.push(ticket)
-          ticket.claim = row.claim
-          const now = time.now()
-          if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
-          if (wall() >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
-          const { owner } = options
-          const running = [...underway.values()]
-          if (isLeaseKept && running.some((one) => one.ticket === ticket)) {
-            violate("a ticket is not asked for twice at a time", `ticket ${ticket.ordinal}`)
-          }
-          const apart = now - (startedAt.get(owner) ?? -Infinity)
-          if (apart < deferred.every - 1) violate("the backlog is no stampede", `${apart} ms apart`)
-          startedAt.set(owner, now)
-          underway.set(`${row.ticket} ${row.claim}`, { ticket, owner })
-          const own = running.filter((one) => one.owner === owner).length + 1
-          if (own > deferred.concurrency) violate("the backlog is no stampede", `${own} at a time`)
-          const refusals = plan.steps.map((_, step) => steps.refusal(step))
-          if (strict && refusals.every((refusal) => refusal !== undefined)) {
-            violate("nothing is worked off while everybody refuses", refusals.join(", "))
-          }
-        })
-      ),
+      atomic(self.claim(options), (row) => {
+        if (deferred === undefined || row === undefined) return
+        const ticket = tickets.get(row.ticket)
+        if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
+        tell("claimed", ticket)
+        claimed.push(ticket)
+        ticket.claim = row.claim
+        const now = time.now()
+        if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
+        if (wall() >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
+        const { owner } = options
+        const running = [...underway.values()]
+        if (isLeaseKept && running.some((one) => one.ticket === ticket)) {
+          violate("a ticket is not asked for twice at a time", `ticket ${ticket.ordinal}`)
+        }
+        const apart = now - (startedAt.get(owner) ?? -Infinity)
+        if (apart < deferred.every - 1) violate("the backlog is no stampede", `${apart} ms apart`)
+        startedAt.set(owner, now)
+        underway.set(`${row.ticket} ${row.claim}`, { ticket, owner })
+        const own = running.filter((one) => one.owner === owner).length + 1
+        if (own > deferred.concurrency) violate("the backlog is no stampede", `${own} at a time`)
+        const refusals = plan.steps.map((_, step) => steps.refusal(step))
+        if (strict && refusals.every((refusal) => refusal !== undefined)) {
+          violate("nothing is worked off while everybody refuses", refusals.join(", "))
+        }
+      }),
     renew: (options) =>
       deferred !== undefined && renewing.chance(deferred.renewalFails)
         ? Effect.fail(new DeferredStore.StoreError({ operation: "renew", cause: "simulated" }))
         : self.renew(options),
-    release: (options) => Effect.tap(self.release(options), (done) => Effect.sync(() => over(options, done))),
+    release: (options) => atomic(self.release(options), (done) => over(options, done)),
     settle: (options) =>
-      Effect.tap(self.settle(options), (first) =>
-        Effect.sync(() => {
-          over(options, first)
-          const at = claimed.findIndex(({ name }) => name === options.ticket)
-          if (at !== -1) claimed.splice(at, 1)
-          if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
-        })
-      ),
+      atomic(self.settle(options), (first) => {
+        over(options, first)
+        const at = claimed.findIndex(({ name }) => name === options.ticket)
+        if (at !== -1) claimed.splice(at, 1)
+        if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
+      }),
     cancel: (options) =>
-      Effect.tap(self.cancel(options), (first) =>
-        Effect.sync(() => {
-          if (first) end(options.ticket, "Cancelled")
-        })
-      ),
+      atomic(self.cancel(options), (first) => {
+        if (first) end(options.ticket, "Cancelled")
+      }),
     expire: (now) =>
-      Effect.tap(self.expire(now), (expired) =>
-        Effect.sync(() => {
-          for (const name of expired) {
-            const ticket = tickets.get(name)
-            if (ticket !== undefined && now < ticket.expiresAt) violate("nothing expires before its time", name)
-            end(name, "Expired")
-          }
-        })
-      )
+      atomic(self.expire(now), (expired) => {
+        for (const name of expired) {
+          const ticket = tickets.get(name)
+          if (ticket !== undefined && now < ticket.expiresAt) violate("nothing expires before its time", name)
+          end(name, "Expired")
+        }
+      })
   })
 
   const asking: Policy.Policy = (self) =>
@@ -243,12 +241,11 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     const { cancelsAfter } = of.asked
     if (cancelsAfter === undefined) return
     time.at(time.now() + cancelsAfter, () => {
-      const before = ticket.outcome
       time.fork(
         Effect.match(cancel(ticket.name), {
           onFailure: () => violate("the queue does not fail", "cancel"),
           onSuccess: (first) => {
-            if (first !== (ticket.outcome === "Cancelled" && before === undefined)) {
+            if (first ? ticket.outcome !== "Cancelled" : ticket.outcome === undefined) {
               violate("who cancels is told whether it was in time", `${first}, and it is ${ticket.outcome}`)
             }
             // What is told to stop may need the rest of this moment to hear it.
