@@ -119,18 +119,23 @@ export const shrink = (failing: Run, options?: { readonly attempts?: number | un
 /**
  * Runs seeds one after another until one fails, and returns that one, with the figures of all.
  *
+ * **Details**
+ *
+ * `change` makes another plan of that of each seed: more streams, slower cleanup, whatever is suspected.
+ *
  * @category running
  * @since 0.1.0
  */
 export const explore = (options: {
   readonly from?: number | undefined
   readonly seeds: number
+  readonly change?: ((plan: Plan) => Plan) | undefined
   readonly onRun?: ((run: Run) => void) | undefined
 }): { readonly failed: Run | undefined; readonly seeds: number; readonly requests: number } => {
   const from = options.from ?? 0
   let requests = 0
   for (let seed = from; seed < from + options.seeds; seed++) {
-    const found = run(seed)
+    const found = run(options.change === undefined ? seed : options.change(plan(seed)))
     requests += found.requests
     options.onRun?.(found)
     if (found.violation !== undefined) return { failed: found, seeds: seed - from + 1, requests }
