@@ -133,8 +133,9 @@ import * as Stream from "effect/Stream"`
   {
     name: "a cut stream ends as a success",
     file: core("Provider.ts"),
-    from: `Pull.catchDone(pull, () => cut),`,
-    to: `pull,`
+    from: `            onDone: () =>
+              Effect.fail(`,
+    to: `            onDone: (): PartsPull => Cause.done() ?? Effect.fail(`
   },
   {
     name: "prefix not suppressed after a restart",
@@ -246,11 +247,9 @@ import * as Stream from "effect/Stream"`
   },
   {
     name: "backlog worked off while everybody refuses",
-    file: core("DeferredQueue.ts"),
-    from: `if (reason !== undefined) {
-              if (running === 0)`,
-    to: `if (reason === undefined && false) {
-              if (running === 0)`
+    file: core("internal/backlog.ts"),
+    from: `if (reason !== undefined) {`,
+    to: `if (false) {`
   },
   {
     name: "expired ticket still asked for",
@@ -278,7 +277,7 @@ import * as Stream from "effect/Stream"`
   },
   {
     name: "failed try of a ticket not counted",
-    file: core("DeferredQueue.ts"),
+    file: core("internal/backlog.ts"),
     from: `const refund = untriedFor !== undefined`,
     to: `const refund = true`
   },
