@@ -49,6 +49,9 @@ interface Ticket {
   delivered: number
 }
 
+/** How often a handler refuses a result at most. */
+const refusals = 3
+
 export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): DeferredChecks => {
   const { byId, counts, live, plan, strict, time, trace, violate } = run
   const { deferred } = plan
@@ -295,7 +298,7 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
       Effect.suspend(() => {
         const ticket = told("the handler", settled)
         if (ticket === undefined || deferred === undefined) return Effect.void
-        const fails = ticket.told < 3 ? deferred.handlerFails : 0
+        const fails = ticket.told < refusals ? deferred.handlerFails : 0
         if (dice(plan.seed, 500, ticket.ordinal, ticket.told++).chance(fails)) return Effect.fail("busy")
         // A lease that seems to be over is a reason to tell it again.
         if (ticket.delivered++ > 0 && isLeaseKept) violate("a result is delivered once", settled.ticket)
@@ -316,8 +319,12 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
       queue = made
     },
     open: () => open,
-    atRest: Effect.suspend(() => {
-      if (queue === undefined) return Effect.void
+    atRest: Effect.gen(function* () {
+      if (queue === undefined || deferred === undefined) return
+      // Whoever could not take a result is told again when the lease is over.
+      for (let tries = 0; tries < refusals && [...tickets.values()].some(({ delivered }) => delivered === 0); tries++) {
+        yield* Effect.sleep(deferred.lease + deferred.pollInterval)
+      }
       const { size, status } = queue
       const each = Effect.forEach(tickets.values(), (ticket) =>
         Effect.map(status(ticket.name), (status) => {
@@ -329,7 +336,7 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
             violate("every result is delivered", `ticket ${ticket.ordinal}`)
         })
       )
-      return Effect.matchEffect(Effect.zip(size, each), {
+      yield* Effect.matchEffect(Effect.zip(size, each), {
         onFailure: () => Effect.sync(() => violate("the queue does not fail", "status")),
         onSuccess: ([{ queued, running }]) =>
           Effect.sync(() => {
