@@ -224,7 +224,7 @@ const admitAll = <A>(
   request: LlmRequest.LlmRequest,
   taken: Array<Taken>,
   start: number,
-  call: Effect.Effect<A, Failure>
+  call: () => Effect.Effect<A, Failure>
 ): Effect.Effect<A, Failure> => {
   for (let observer = observers[taken.length]; observer !== undefined; observer = observers[taken.length]) {
     const asked = observer
@@ -237,7 +237,7 @@ const admitAll = <A>(
     }
     taken.push({ ticket: admission.value, observer: asked, start })
   }
-  return call
+  return call()
 }
 
 // The other way round. One that dies must not keep the others from getting their tickets back. Most have nothing left to do, and then neither has
@@ -282,7 +282,7 @@ const observedGenerate = (
         const taken: Array<Taken> = []
         const start = monotonic(clock)
         const request = LlmRequest.start(asked, start)
-        const call = Effect.suspend(() => restore(pass.base(request)))
+        const call = () => restore(pass.base(request))
         return Effect.onExitPrimitive(
           Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, call)),
           (exit) => {
@@ -325,7 +325,7 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
               settle((duration) => ({ _tag: "Abandoned", duration }))
             )
             yield* Effect.onError(
-              Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, Effect.void)),
+              Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, () => Effect.void)),
               (cause) => settle((duration) => outcomeOfCause(id, cause, duration))
             )
             return Stream.transformPull(pass.base(request), (pull) =>
