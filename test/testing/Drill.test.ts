@@ -23,11 +23,39 @@ describe("Drill", () => {
 
   const parsed = (yaml: string) => Effect.runSync(Effect.result(Drill.parse(yaml)))
 
-  it("says what is wrong with a drill that cannot be read", () => {
-    const result = parsed("name: x\nabout: y\ntraffic: { every: 1s, for: 10x }\nsteps: []\nexpectations: []")
+  it("says where a drill is wrong, what stands there and what should", () => {
+    const said = (yaml: string) => {
+      const result = parsed(yaml)
+      return result._tag === "Failure" ? result.failure.message.split("\n  ").slice(1) : []
+    }
+    const drill = `
+name: x
+about: y
+traffic: { every: 1s, for: 10x }
+steps:
+  - { at: 30s, provider: a, fault: { error: RateLimitd } }
+  - { provider: b, falt: { hang: true } }
+expectations:
+  - { answerd: 0.9 }
+  - { share: a, atLeast: 3 }
+  - { latency: p42, atMost: 1s }`
 
-    assert.strictEqual(result._tag, "Failure")
-    if (result._tag === "Failure") assert.include(result.failure.message, `["traffic"]["for"]`)
+    assert.deepStrictEqual(
+      said(drill).map((line) => line.replace(/(Timeout, RateLimited), .*/, "$1, …")),
+      [
+        'traffic.for: got "10x", expected a duration such as 500ms, 10s or 2m',
+        'steps[0].fault.error: got "RateLimitd", expected one of Timeout, RateLimited, …',
+        "steps[1].falt: got a key that nobody knows, expected one of at, provider, fault, rate, for, every",
+        "steps[1].at: got nothing, expected a duration such as 500ms, 10s or 2m",
+        'expectations[0]: got {"answerd":0.9}, expected one of answered, share, latency, alert, metric, log and notice, with its own keys',
+        "expectations[1].atLeast: got 3, expected a share from 0 to 1, of a metric a whole number",
+        'expectations[2].latency: got "p42", expected p50, p95 or p99'
+      ]
+    )
+    assert.deepStrictEqual(said("hello"), [
+      'the drill: got "hello", expected one of name, about, traffic, steps, expectations'
+    ])
+    assert.strictEqual(said("name: [").length, 1)
   })
 
   it("fails expectations that are not met, and says what was found", () => {

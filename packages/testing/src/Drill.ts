@@ -22,7 +22,9 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
 import * as Redacted from "effect/Redacted"
+import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type * as Alert from "./Alert.ts"
@@ -52,6 +54,17 @@ export const Fault = Schema.Union([
   Schema.Struct({ hang: Schema.Literal(true) })
 ])
 
+const step = {
+  at: Span,
+  provider: Schema.NonEmptyString,
+  /** None of it heals the provider. */
+  fault: Schema.optional(Fault),
+  rate: Schema.optional(Share),
+  /** How long it is there and how often it comes back; from `at` on for ever by default. */
+  for: Schema.optional(Span),
+  every: Schema.optional(Span)
+}
+
 /**
  * Schema of a {@link Drill}.
  *
@@ -67,18 +80,7 @@ export const Drill = Schema.Struct({
     deadline: Schema.optional(Span),
     questions: Schema.optional(Schema.Int.check(Schema.makeFilter((n: number) => n >= 1)))
   }),
-  steps: Schema.Array(
-    Schema.Struct({
-      at: Span,
-      provider: Schema.NonEmptyString,
-      /** None of it heals the provider. */
-      fault: Schema.optional(Fault),
-      rate: Schema.optional(Share),
-      /** How long it is there and how often it comes back; from `at` on for ever by default. */
-      for: Schema.optional(Span),
-      every: Schema.optional(Span)
-    })
-  ),
+  steps: Schema.Array(Schema.Struct(step)),
   expectations: Schema.Array(
     Schema.Union([
       Schema.Struct({ answered: Share, ...when }),
@@ -113,10 +115,10 @@ export const Drill = Schema.Struct({
  */
 export type Drill = typeof Drill.Type
 
-const decode = Schema.decodeUnknownEffect(Schema.toCodecJson(Drill))
+const decode = Schema.decodeUnknownEffect(Schema.toCodecJson(Drill), { errors: "all", onExcessProperty: "error" })
 
 /**
- * Error raised when a text is no drill.
+ * Error raised when a text is no drill; the message has a line for each mistake.
  *
  * @category errors
  * @since 0.1.0
@@ -156,12 +158,83 @@ export class DrillInvalid extends Schema.TaggedError<DrillInvalid>("@llm-resilie
  * @since 0.1.0
  */
 export const parse = (yaml: string): Effect.Effect<Drill, DrillInvalid> =>
-  Effect.suspend(() => decode(Yaml.parse(yaml))).pipe(
-    Effect.catchCause((cause) => {
-      const failure = cause.reasons.find((reason) => reason._tag === "Fail")?.error
-      return Effect.fail(new DrillInvalid({ message: `The drill cannot be read: ${String(failure ?? cause)}` }))
-    })
+  Effect.flatMap(
+    Effect.try({
+      try: () => Yaml.parse(yaml),
+      catch: (cause) => invalid([cause instanceof Error ? cause.message : "it is not YAML"])
+    }),
+    (input) => Effect.mapError(decode(input), ({ issue }) => invalid(mistakes(issue, input)))
   )
+
+const invalid = (lines: ReadonlyArray<string>): DrillInvalid =>
+  new DrillInvalid({ message: `The drill cannot be read:\n${lines.map((line) => `  ${line}`).join("\n")}` })
+
+const classify = SchemaIssue.makeFormatterStandardSchemaV1({
+  leafHook: ({ _tag }) => _tag,
+  checkHook: () => "InvalidValue"
+})
+
+// A fault and an expectation have several shapes. What does not fit any of them is one mistake, unless the value of a key is.
+const mistakes = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<string> => {
+  const found = classify(issue).issues.map(({ message, path = [] }) => {
+    const keys = path.map((segment): PropertyKey => (typeof segment === "object" ? segment.key : segment))
+    const shaped = keys[0] === "expectations" ? 2 : keys[2] === "fault" ? 3 : Infinity
+    return { keys, message, shape: keys.length > shaped ? keys.slice(0, shaped) : undefined }
+  })
+  const isValue = ({ message }: (typeof found)[number]) => message !== "UnexpectedKey" && message !== "MissingKey"
+  const lines = found.map((one) => {
+    const { keys, message, shape } = one
+    if (shape === undefined)
+      return line(keys, message === "UnexpectedKey" ? "a key that nobody knows" : undefined, input)
+    if (isValue(one)) return line(keys, undefined, input)
+    const others = found.filter(({ keys }) => shape.every((key, index) => keys[index] === key))
+    return others.some(isValue) ? undefined : line(shape, undefined, input)
+  })
+  return [...new Set(lines.filter((line) => line !== undefined))]
+}
+
+const line = (keys: ReadonlyArray<PropertyKey>, what: string | undefined, input: unknown): string => {
+  const where = keys.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`)).join("")
+  const value = keys.reduce<unknown>(
+    (value, key) => (Predicate.hasProperty(value, key) ? value[key] : undefined),
+    input
+  )
+  return `${where.replace(/^\./, "") || "the drill"}: got ${what ?? ResilienceConfig.shown(value)}, expected ${expected(keys)}`
+}
+
+const expected = (keys: ReadonlyArray<PropertyKey>): string => {
+  const key = keys.findLast((key) => typeof key === "string") ?? ""
+  if (key === "expectations" && typeof keys.at(-1) === "number") {
+    return "one of answered, share, latency, alert, metric, log and notice, with its own keys"
+  }
+  if (key === "latency" && keys[0] === "expectations") return "p50, p95 or p99"
+  return meanings[key] ?? `one of ${Object.keys(keys.length > 1 ? step : Drill.fields).join(", ")}`
+}
+
+const span = "a duration such as 500ms, 10s or 2m"
+const share = "a share from 0 to 1"
+const text = "a text"
+const meanings: { readonly [key: string]: string } = {
+  name: text,
+  about: text,
+  provider: "the name of a provider",
+  traffic: "every and for, perhaps deadline and questions",
+  questions: "a whole number of at least 1",
+  steps: "a list of at, provider and perhaps fault",
+  fault: "one of error, latency, slowTokens, output and hang",
+  error: `one of Timeout, RateLimited, ${ProviderError.Reason.literals.join(", ")}`,
+  output: "empty, looping, refusing or corrupted",
+  hang: "true",
+  expectations: "a list of what has to be true",
+  answered: share,
+  atLeast: "a share from 0 to 1, of a metric a whole number",
+  rate: share,
+  ...Object.fromEntries(
+    "every for deadline at after until within of atMost retryAfter latency slowTokens"
+      .split(" ")
+      .map((key) => [key, span])
+  )
+}
 
 /**
  * What a drill runs against: an application, and the chaos around its providers, by the names that the drill uses.
