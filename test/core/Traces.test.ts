@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LlmRequest, LlmResilience, LlmResponse, Provider, Traces } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Effect, Exit, Fiber, Layer, Option, Stream, Tracer } from "effect"
+import { Effect, Exit, Fiber, Layer, Option, Stream, type Tracer } from "effect"
 import { TestClock } from "effect/testing"
+import { keptSpans } from "../support/keptSpans.ts"
 
 const question = "a question that nobody may read"
 const words = "an answer that nobody may read"
@@ -11,24 +12,11 @@ const request = LlmRequest.make({
   settings: { maxOutputTokens: 100, temperature: 0.5, topP: 0.9, stop: ["END"], seed: 7 }
 })
 
-/** A tracer that keeps its spans. */
-const keeping = () => {
-  const spans: Array<Tracer.NativeSpan> = []
-  const tracer = Tracer.make({
-    span: (options) => {
-      const span = new Tracer.NativeSpan(options)
-      spans.push(span)
-      return span
-    }
-  })
-  return { spans, tracer }
-}
-
 const traced = Effect.fnUntraced(function* (
   options: Parameters<typeof LlmResilience.make<never>>[0],
   traces?: Traces.Options
 ) {
-  const { spans, tracer } = keeping()
+  const { spans, tracer } = keptSpans()
   const resilience = yield* LlmResilience.make(options)
   yield* Layer.build(Traces.layer(traces).pipe(Layer.provide(Layer.succeed(LlmResilience.LlmResilience, resilience))))
   return { resilience, spans, tracer }
@@ -212,7 +200,7 @@ describe("Traces", () => {
   it.effect("are the current span while a provider is called, below that of the application", () =>
     Effect.gen(function* () {
       const seen: Array<string | undefined> = []
-      const { spans, tracer } = keeping()
+      const { spans, tracer } = keptSpans()
       const [step] = yield* providers([ScriptedProvider.answer(words)])
       const watching = {
         ...step.provider,
@@ -306,7 +294,7 @@ describe("Traces", () => {
   it.effect("disappear with their layer", () =>
     Effect.gen(function* () {
       const steps = yield* providers([ScriptedProvider.answer(words)])
-      const { spans, tracer } = keeping()
+      const { spans, tracer } = keptSpans()
       const resilience = yield* LlmResilience.make({ steps })
       const layer = Traces.layer().pipe(Layer.provide(Layer.succeed(LlmResilience.LlmResilience, resilience)))
       yield* Effect.scoped(Effect.andThen(Layer.build(layer), Effect.withTracer(resilience.generate(request), tracer)))

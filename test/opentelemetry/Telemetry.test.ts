@@ -2,7 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { LlmRequest, LlmResilience, Metrics, Policy } from "@llm-resilience/core"
 import { Telemetry } from "@llm-resilience/opentelemetry"
 import { Chaos, ScriptedProvider } from "@llm-resilience/testing"
-import { Effect, Layer, Logger, Metric, References, Tracer } from "effect"
+import { Effect, Layer, Logger, Metric, References } from "effect"
+import { keptSpans } from "../support/keptSpans.ts"
 
 describe("Telemetry", () => {
   it.effect("shows a fault made on purpose: in the metrics, in the log and in the span, beside what it led to", () =>
@@ -18,14 +19,7 @@ describe("Telemetry", () => {
       const logger = Logger.make(({ fiber, message }) => {
         lines.push([String(message), fiber.getRef(References.CurrentLogAnnotations)])
       })
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = keptSpans()
       const answer = yield* Effect.provide(
         Effect.withTracer(resilience.generate(LlmRequest.make({ prompt: "Hi" })), tracer),
         Telemetry.layer().pipe(

@@ -6,6 +6,7 @@ import { Cause, Config, ConfigProvider, Duration, Effect, Exit, Layer, Redacted,
 import { Tool } from "effect/ai"
 import { FetchHttpClient, HttpClient, HttpClientResponse } from "effect/http"
 import { serve, sse } from "./server.ts"
+import { keptSpans } from "../support/keptSpans.ts"
 
 const hi = LlmRequest.make({ prompt: "Hi" })
 
@@ -761,14 +762,7 @@ describe("OpenAiCompatible", () => {
 
     it.live("when its requests are traced", () =>
       Effect.gen(function* () {
-        const spans: Array<Tracer.NativeSpan> = []
-        const tracer = Tracer.make({
-          span: (options) => {
-            const span = new Tracer.NativeSpan(options)
-            spans.push(span)
-            return span
-          }
-        })
+        const { spans, tracer } = keptSpans()
         const server = yield* serve({ body: JSON.stringify(completion({ content: "Hello" })) })
         const provider = yield* model({
           baseUrl: server.baseUrl,

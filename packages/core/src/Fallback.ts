@@ -52,6 +52,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Attempt from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
+import { anyRequest } from "./internal/anyRequest.ts"
 import type { Ask, Chain } from "./internal/chain.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { announced, open, type Opened } from "./internal/opening.ts"
@@ -310,8 +311,6 @@ const sooner = (left: Attempt.SkipReason | undefined, right: Attempt.SkipReason)
   if (left === undefined || wait === undefined) return right
   return other !== undefined && Duration.isLessThan(other, wait) ? right : left
 }
-
-const anyRequest = LlmRequest.make({ prompt: "" })
 
 const statusOf = (step: Provider, clock: Clock.Clock): Effect.Effect<ReadonlyArray<Status>> =>
   Effect.map(step.status, (statuses) => {

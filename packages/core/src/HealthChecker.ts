@@ -34,6 +34,7 @@ import * as Stream from "effect/Stream"
 import type { SkipReason } from "./Attempt.ts"
 import type * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Decision from "./Decision.ts"
+import { anyRequest } from "./internal/anyRequest.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import { within } from "./internal/within.ts"
 import * as LlmRequest from "./LlmRequest.ts"
@@ -224,7 +225,6 @@ export interface Options extends CheckOptions {
   readonly slowFactor?: number | undefined
 }
 
-const anyRequest = LlmRequest.make({ prompt: "" })
 const ping = LlmRequest.make({ prompt: "ping", settings: { maxOutputTokens: 16 } })
 
 interface Watched {

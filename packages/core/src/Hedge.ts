@@ -171,7 +171,7 @@ export const policy = (options?: Options): Policy.Policy => {
         const leg = (request: LlmRequest) =>
           Effect.matchEffect(ask(request), {
             onFailure: (error) => {
-              if (!isRefusal(error)) failure = error
+              if (!LlmUnavailable.wasRefused(error)) failure = error
               return Effect.fail(error)
             },
             onSuccess: (answer) => {
@@ -201,7 +201,7 @@ export const policy = (options?: Options): Policy.Policy => {
         }
         // A hedge that was refused in the end does not make it as if nobody had been asked.
         return Effect.mapError(racing(leg(request), delay, again, fatal), (error) =>
-          isRefusal(error) ? (failure ?? error) : error
+          LlmUnavailable.wasRefused(error) ? (failure ?? error) : error
         )
       }
 
@@ -221,9 +221,7 @@ export const policy = (options?: Options): Policy.Policy => {
     })
 }
 
-const isRefusal = (error: Failure): boolean => error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)
-
 const refused = (exit: Exit.Exit<unknown, Failure>): boolean => {
   const error = Exit.findErrorOption(exit)
-  return error._tag === "Some" && isRefusal(error.value)
+  return error._tag === "Some" && LlmUnavailable.wasRefused(error.value)
 }

@@ -78,13 +78,15 @@ export const make = (
 }
 
 /**
- * Checks whether nobody was called at all: every step was passed over.
+ * Checks whether nobody was called at all: every step was passed over. An error of a provider tells of a call.
  *
  * @category guards
  * @since 0.1.0
  */
-export const wasRefused = ({ attempts }: LlmUnavailable): boolean =>
-  attempts.length > 0 && attempts.every((attempt) => attempt._tag === "Skipped")
+export const wasRefused = (error: LlmUnavailable | ProviderError.ProviderError): boolean =>
+  error._tag === "LlmUnavailable" &&
+  error.attempts.length > 0 &&
+  error.attempts.every((attempt) => attempt._tag === "Skipped")
 
 const soonest = (attempts: ReadonlyArray<Attempt.Attempt>): Duration.Duration | undefined => {
   let result: Duration.Duration | undefined

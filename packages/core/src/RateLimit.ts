@@ -253,7 +253,7 @@ const build = (
       return Math.max(0, Math.min(most, expiresAt - now, commitBy - now))
     }
 
-    // Asks a store elsewhere, for as long as it may take. One that fails every time would cost every call as long, so it is left alone for a while.
+    // Asks a store, one elsewhere for as long as it may take. One that fails every time would cost every call as long, so it is left alone for a while.
     let failures = 0
     let restsUntil = -Infinity
     const rests = (clock: Clock.Clock): boolean => monotonic(clock) < restsUntil
@@ -261,18 +261,20 @@ const build = (
       operation: "take" | "give",
       effect: Effect.Effect<A, RateLimitStore.RateLimitStoreError>
     ): Effect.Effect<A, RateLimitStore.RateLimitStoreError> =>
-      Clock.clockWith((clock) =>
-        within(Effect.interruptible(effect), storeWithin, tooLate(operation), 0).pipe(
-          Effect.tap(() => {
-            failures = 0
-            return Effect.void
-          }),
-          Effect.tapCause(() => {
-            if (++failures >= 3) restsUntil = monotonic(clock) + storeRest
-            return Effect.void
-          })
-        )
-      )
+      isLocal
+        ? effect
+        : Clock.clockWith((clock) =>
+            within(Effect.interruptible(effect), storeWithin, tooLate(operation), 0).pipe(
+              Effect.tap(() => {
+                failures = 0
+                return Effect.void
+              }),
+              Effect.tapCause(() => {
+                if (++failures >= 3) restsUntil = monotonic(clock) + storeRest
+                return Effect.void
+              })
+            )
+          )
 
     const report = (provider: string, operation: "take" | "give") => (cause: Cause.Cause<unknown>) => {
       if (hub.active()) hub.publish({ _tag: "LimitStoreFailed", provider, operation, cause: Cause.squash(cause) })
@@ -284,8 +286,8 @@ const build = (
       provider: string,
       effect: Effect.Effect<void, RateLimitStore.RateLimitStoreError>
     ): Effect.Effect<void> => {
-      if (isLocal) return Effect.catchCause(effect, report(provider, "give"))
       const told = Effect.catchCause(asked("give", effect), report(provider, "give"))
+      if (isLocal) return told
       return Clock.clockWith((clock) => (rests(clock) ? Effect.void : Effect.asVoid(Effect.forkDetach(told))))
     }
 
@@ -297,7 +299,7 @@ const build = (
       const passes: Ticket = { ...ticket, parts: undefined }
       if (now < restsUntil) return Effect.succeed(passes)
       const taking = store.take(key, parts, patienceOf(request, now))
-      return Effect.matchCauseEffect(isLocal ? taking : asked("take", taking), {
+      return Effect.matchCauseEffect(asked("take", taking), {
         onFailure: (cause) => Effect.as(report(self.id, "take")(cause), passes),
         onSuccess: ({ by, marks, taken, wait }) => {
           if (!taken) return refuse(self, wait)
@@ -359,7 +361,7 @@ const build = (
       const parts = partsOf(0, nothing)
       const looked = store.take(key, parts, 0)
       return Effect.catchCause(
-        Effect.map(isLocal ? looked : asked("take", looked), ({ left: inOrder }) => {
+        Effect.map(asked("take", looked), ({ left: inOrder }) => {
           const left = new Map(parts.map((part, index) => [part.name, inOrder[index]] as const))
           const limits: { -readonly [name in keyof Limits]: Limit } = {}
           for (const name of reported) {

@@ -204,8 +204,8 @@ export const policy = (options?: Options): Policy.Policy => {
           return Effect.onExit(restore(Effect.andThen(Effect.sleep(delay), asked)), (exit) => {
             if (grant !== undefined) self.budget?.restore(grant)
             const failure = Exit.isSuccess(exit) && exit.value._tag === "Failure" ? exit.value.failure : undefined
-            const wasRefused = failure?._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(failure)
-            if (sentAt === undefined || wasRefused) request.allowance.left++
+            if (sentAt === undefined || (failure !== undefined && LlmUnavailable.wasRefused(failure)))
+              request.allowance.left++
             return Effect.void
           }).pipe(Effect.map((result) => ({ result, sentAt: sentAt ?? 0 })))
         })

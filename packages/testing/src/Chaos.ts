@@ -29,6 +29,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { dice, type Dice, logNormal } from "./internal/dice.ts"
+import { monotonic } from "./internal/monotonic.ts"
 import { errorOf } from "./internal/errors.ts"
 import { tokens } from "./internal/tokens.ts"
 
@@ -243,8 +244,6 @@ interface Struck {
 }
 
 const spared: Struck = { millis: 0, fault: undefined, seed: 0 }
-
-const monotonic = (clock: Clock.Clock): number => Number(clock.monotonicTimeNanosUnsafe()) / 1_000_000
 
 const after = <A, E>(millis: number, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
   millis > 0 ? Effect.andThen(Effect.sleep(millis), effect) : effect

@@ -31,6 +31,7 @@ import type * as Alert from "./Alert.ts"
 import * as Chaos from "./Chaos.ts"
 import * as DrillReport from "./DrillReport.ts"
 import { dice, logNormal } from "./internal/dice.ts"
+import { monotonic } from "./internal/monotonic.ts"
 import * as VirtualTime from "./VirtualTime.ts"
 
 const Span = ResilienceConfig.DurationText
@@ -335,8 +336,6 @@ export const run = (drill: Drill, target: Target, options?: Options): Effect.Eff
       return DrillReport.make({ drill, events, acts, until: yield* now, alerts: options?.alerts })
     })
   )
-
-const monotonic = (clock: Clock.Clock): number => Number(clock.monotonicTimeNanosUnsafe()) / 1_000_000
 
 type Step = Drill["steps"][number]
 

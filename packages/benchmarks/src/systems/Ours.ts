@@ -7,8 +7,8 @@ import * as Effect from "effect/Effect"
 import * as FetchHttpClient from "effect/http/FetchHttpClient"
 import * as Layer from "effect/Layer"
 import * as ManagedRuntime from "effect/ManagedRuntime"
-import * as Stream from "effect/Stream"
 import type { Client, Limits, MakeClient, Upstreams } from "../Client.ts"
+import { reading } from "./reading.ts"
 
 export const make: MakeClient = (upstreams, limits) => client(upstreams, limits)
 
@@ -35,25 +35,7 @@ export const client = (
         Effect.map(LlmResilience.generate({ prompt: question }), ({ finishReason, text }) => ({ text, finishReason })),
         { signal }
       ),
-    stream: (question, signal, onText) => {
-      let text = ""
-      let finishReason: string | undefined
-      return runtime.runPromise(
-        LlmResilience.stream({ prompt: question }).pipe(
-          Stream.runForEach((part) =>
-            Effect.sync(() => {
-              if (part.type === "text-delta") {
-                text += part.delta
-                onText(part.delta)
-              } else if (part.type === "finish") {
-                finishReason = part.reason
-              }
-            })
-          ),
-          Effect.map(() => ({ text, finishReason }))
-        ),
-        { signal }
-      )
-    }
+    stream: (question, signal, onText) =>
+      runtime.runPromise(reading(LlmResilience.stream({ prompt: question }), onText), { signal })
   }
 }

@@ -19,6 +19,7 @@ import * as CircuitBreaker from "effect/persistence/CircuitBreaker"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { Limits, MakeClient } from "../Client.ts"
+import { reading } from "./reading.ts"
 
 /** The breaker and its options are the first example of its documentation. */
 export const breakers = CircuitBreaker.layer({
@@ -55,27 +56,10 @@ export const make: MakeClient = async (upstreams, limits) => {
         Effect.map(ask(LlmRequest.make({ prompt: question })), ({ finishReason, text }) => ({ text, finishReason })),
         { signal }
       ),
-    stream: (question, signal, onText) => {
-      let text = ""
-      let finishReason: string | undefined
-      return runtime.runPromise(
-        stream(question).pipe(
-          Stream.runForEach((part) =>
-            Effect.sync(() => {
-              if (part.type === "text-delta") {
-                text += part.delta
-                onText(part.delta)
-              } else if (part.type === "finish") {
-                finishReason = part.reason
-              }
-            })
-          ),
-          Effect.timeout(Duration.millis(limits.deadlineMillis)),
-          Effect.map(() => ({ text, finishReason }))
-        ),
-        { signal }
-      )
-    }
+    stream: (question, signal, onText) =>
+      runtime.runPromise(Effect.timeout(reading(stream(question), onText), Duration.millis(limits.deadlineMillis)), {
+        signal
+      })
   }
 }
 

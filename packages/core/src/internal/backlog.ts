@@ -12,12 +12,12 @@ import type * as Scope from "effect/Scope"
 import * as Decision from "../Decision.ts"
 import type { Settled } from "../DeferredQueue.ts"
 import * as DeferredStore from "../DeferredStore.ts"
-import * as LlmRequest from "../LlmRequest.ts"
 import { wasRefused } from "../LlmUnavailable.ts"
 import type { Provider } from "../Provider.ts"
 import * as ProviderError from "../ProviderError.ts"
 import * as ResilienceEvent from "../ResilienceEvent.ts"
 import * as Timeouts from "../Timeouts.ts"
+import { anyRequest } from "./anyRequest.ts"
 import { type Health, ill, type Pace, paced, unknown, well } from "./backlogPace.ts"
 import * as Codec from "./deferredCodec.ts"
 import { dying, isHopeless } from "./deferring.ts"
@@ -199,9 +199,7 @@ export const workingOff = ({
         const clock = yield* Clock.Clock
         const scope = yield* Effect.scope
         // A request that is never given up would be renewed for ever.
-        const bounded = provider.keepsDeadline
-          ? provider
-          : yield* Timeouts.policy({ attempt: Infinity, idle: Infinity })(provider)
+        const bounded = yield* Timeouts.deadline(provider)
         const bell = yield* hung(workers)
         const hub = yield* ResilienceEvent.CurrentHub
         yield* Effect.acquireRelease(
@@ -277,8 +275,6 @@ export const workingOff = ({
       })
     )
 }
-
-const anyRequest = LlmRequest.make({ prompt: "" })
 
 const pruneEvery = 60_000
 const settleAgain = Schedule.exponential("100 millis")

@@ -40,8 +40,15 @@ export const recordSkip = (
   if (hub.active()) hub.publish({ _tag: "StepSkipped", request: request.id, provider: step.id, reason })
 }
 
-/** Whoever was called and refused has an end, too. A chain within this one tells why by its own steps. */
-export const publishRefusal = ({ hub }: Chain, request: LlmRequest, step: Provider, error: LlmUnavailable): void => {
+/** Writes down that a step refused when it was called, by what its own attempts tell: it has an end, too, and a chain within this one its own steps. */
+export const recordRefusal = (
+  { hub }: Chain,
+  attempts: Array<Attempt.Attempt>,
+  request: LlmRequest,
+  step: Provider,
+  error: LlmUnavailable
+): void => {
+  attempts.push(...error.attempts)
   if (!hub.active()) return
   const last = error.attempts.at(-1)
   const reason: Attempt.SkipReason =

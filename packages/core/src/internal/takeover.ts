@@ -11,7 +11,7 @@ import * as LlmResponse from "../LlmResponse.ts"
 import * as LlmUnavailable from "../LlmUnavailable.ts"
 import type { Failure, Provider } from "../Provider.ts"
 import * as ProviderError from "../ProviderError.ts"
-import { type Ask, type Chain, failedAttempt, failureOf, publishRefusal, recordFailure, recordSkip } from "./chain.ts"
+import { type Ask, type Chain, failedAttempt, failureOf, recordFailure, recordRefusal, recordSkip } from "./chain.ts"
 import { monotonic } from "./monotonic.ts"
 import { announced, onTrial, type Opened } from "./opening.ts"
 import { type Break, join, type recovering, type Resumed } from "./recovering.ts"
@@ -73,7 +73,7 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
       }
       const stepsLeft = takers(asking, way + 1, request, undefined, now)
       request.allowance.left--
-      const until = remaining === Infinity ? Infinity : now + (stepsLeft === 0 ? remaining : remaining * share)
+      const until = now + (stepsLeft === 0 ? remaining : remaining * share)
       const joining = (scope: Scope.Scope) =>
         Effect.flatMap(openIn(scope)(step, { ...asked, stepsLeft }, until), (opening) =>
           Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
@@ -92,8 +92,7 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
         onFailure: (cause) => {
           const failure = failureOf(step, cause)
           if (failure._tag === "LlmUnavailable") {
-            attempts.push(...failure.attempts)
-            publishRefusal(chain, request, step, failure)
+            recordRefusal(chain, attempts, request, step, failure)
             if (LlmUnavailable.wasRefused(failure)) request.allowance.left++
           } else recordFailure(chain, attempts, request, step, failure, monotonic(clock) - now)
           return from(way + 1)

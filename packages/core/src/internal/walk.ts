@@ -9,7 +9,7 @@ import type * as LlmRequest from "../LlmRequest.ts"
 import * as LlmUnavailable from "../LlmUnavailable.ts"
 import type { Failure, Provider } from "../Provider.ts"
 import type { Method } from "../Vitals.ts"
-import { type Ask, type Chain, failureOf, publishRefusal, recordFailure, recordSkip } from "./chain.ts"
+import { type Ask, type Chain, failureOf, recordFailure, recordRefusal, recordSkip } from "./chain.ts"
 import { monotonic } from "./monotonic.ts"
 import { racing } from "./racing.ts"
 import { lacks, nextTaker, takers } from "./takers.ts"
@@ -83,7 +83,7 @@ export const walking = (chain: Chain) => {
       else request.allowance.left--
       front = Math.max(front, index)
       underway.set(step, startedAt)
-      const until = remaining === Infinity ? Infinity : startedAt + (stepsLeft === 0 ? remaining : remaining * share)
+      const until = startedAt + (stepsLeft === 0 ? remaining : remaining * share)
       const { grant } = request
       const wasSent = grant?.sent === true
       // Nobody says when a step without a budget has been asked.
@@ -110,7 +110,7 @@ export const walking = (chain: Chain) => {
           onFailure: (cause) => {
             underway.delete(step)
             const error = failureOf(step, cause)
-            if (grant !== undefined && error._tag === "LlmUnavailable" && LlmUnavailable.wasRefused(error)) {
+            if (grant !== undefined && LlmUnavailable.wasRefused(error)) {
               grant.sent = wasSent
             }
             return failed(list, index, step, request, error, monotonic(clock) - startedAt)
@@ -187,8 +187,7 @@ export const walking = (chain: Chain) => {
       millis: number
     ): Effect.Effect<B, Failure> => {
       if (error._tag === "LlmUnavailable") {
-        attempts.push(...error.attempts)
-        publishRefusal(chain, request, step, error)
+        recordRefusal(chain, attempts, request, step, error)
         // Nobody was called, so the next call is not one more.
         if (LlmUnavailable.wasRefused(error)) paid++
       } else {
