@@ -477,6 +477,49 @@ for (const [name, store] of Object.entries(stores)) {
       )
     )
 
+    // What a store could not write down, or did and could not say, is nobody's work any more, however well the worker is.
+    for (const operation of ["claim", "release", "settle", "claimDelivery", "endDelivery"] as const) {
+      it.effect(`takes up again what it lost when the store failed to answer to ${operation}`, () =>
+        Effect.gen(function* () {
+          const sound = yield* DeferredStore.DeferredStore
+          const lost = yield* Effect.fail(new DeferredStore.StoreError({ operation, cause: "gone" })).pipe(Effect.exit)
+          let failures = 5
+          const failing =
+            <A, B>(through: (options: A) => Effect.Effect<B, DeferredStore.StoreError>, isWritten: boolean) =>
+            (options: A): Effect.Effect<B, DeferredStore.StoreError> =>
+              Effect.suspend(() => {
+                if (--failures < 0) return through(options)
+                return Effect.andThen(isWritten ? through(options) : Effect.void, lost)
+              })
+          const broken = {
+            claim: { claim: failing(sound.claim, true) },
+            release: { release: failing(sound.release, false) },
+            settle: { settle: failing(sound.settle, false) },
+            claimDelivery: { claimDelivery: failing(sound.claimDelivery, true) },
+            endDelivery: { endDelivery: failing(sound.endDelivery, false) }
+          }
+          const delivered: Array<string> = []
+          const queue = yield* DeferredQueue.make({
+            lease: "3 seconds",
+            pollInterval: "1 second",
+            backoff: "100 millis",
+            maxAttempts: 20,
+            onSettled: ({ ticket }) => Effect.sync(() => void delivered.push(ticket))
+          }).pipe(Effect.provideService(DeferredStore.DeferredStore, { ...sound, ...broken[operation] }))
+          const model = yield* ScriptedProvider.make({
+            script: (nth) => (operation === "release" && nth < 5 ? fail("Overloaded") : answer("so it is"))
+          })
+          const ticket = yield* queue.accept(asking("one"))
+
+          yield* working(queue, model, wait("2 minutes"))
+
+          assert.strictEqual(answeredText(yield* queue.status(ticket)), "so it is")
+          assert.isAtLeast(delivered.length, 1)
+          assert.isBelow(failures, 1)
+        }).pipe(Effect.provide(store))
+      )
+    }
+
     it.effect("hands every end to the handler, again when it failed, and once when it succeeded", () =>
       Effect.gen(function* () {
         const seen: Array<string> = []

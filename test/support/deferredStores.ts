@@ -109,7 +109,9 @@ export const conforms = <E>({ layer, name }: Kind<E>): void => {
         Effect.gen(function* () {
           yield* store.insert(entryOf("one"), 10)
           yield* claiming(store, "a")
-          yield* store.renew({ owner: "a", leaseUntil: now + 2000 })
+          yield* store.renew({ owner: "b", tickets: ["one"], leaseUntil: now + 9000 })
+          yield* store.renew({ owner: "a", tickets: ["one", "none"], leaseUntil: now + 2000 })
+          yield* store.renew({ owner: "a", tickets: ["none"], leaseUntil: now + 9000 })
           assert.isUndefined(yield* claiming(store, "b", now + 1999))
           const again = yield* claiming(store, "b", now + 2000)
           assert.deepInclude(again, { ticket: "one", claim: 2, attempts: 2 })

@@ -38,11 +38,11 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import * as Decision from "./Decision.ts"
 import * as DeferredStore from "./DeferredStore.ts"
 import { workingOff } from "./internal/backlog.ts"
+import type { Bell } from "./internal/bell.ts"
 import * as Codec from "./internal/deferredCodec.ts"
 import { deferring } from "./internal/deferring.ts"
 import { stackless } from "./internal/stackless.ts"
@@ -219,10 +219,10 @@ export const make = <R = never>(
 
     const waiting = new Map<string, Set<Deferred.Deferred<void>>>()
     const asking = new Map<string, Fiber.Fiber<unknown, unknown>>()
-    const workers = new Set<Queue.Queue<void>>()
-    const deliveries = new Set<Queue.Queue<void>>()
-    const ring = (bells: ReadonlySet<Queue.Queue<void>>): void => {
-      for (const bell of bells) Queue.offerUnsafe(bell, undefined)
+    const workers = new Set<Bell>()
+    const deliveries = new Set<Bell>()
+    const ring = (bells: ReadonlySet<Bell>): void => {
+      for (const bell of bells) bell.ring()
     }
 
     const publish = (event: () => ResilienceEvent.ResilienceEvent): void => {

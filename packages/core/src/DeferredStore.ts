@@ -92,7 +92,7 @@ export type Inserted =
  * - `insert` takes an entry unless as many as `capacity` are queued or running.
  * - `claim` hands out the due entry with the highest priority, the oldest of them first, and counts an attempt. Those whose lease has lapsed
  *   may come before all others.
- * - `renew` prolongs every lease of an owner. `release` gives a claim back, with `refund` as if it had not been tried.
+ * - `renew` prolongs the leases of these entries, as far as they are the owner's. `release` gives a claim back, with `refund` as if it had not been tried.
  * - `settle` ends a claim; `cancel` ends an entry whoever holds it. Both say whether they were first.
  * - `expire` ends what is overdue and not being worked on, and returns its tickets.
  * - `claimDelivery` and `endDelivery` lead the results to the handler: a result is delivered until its handler succeeded once.
@@ -112,6 +112,7 @@ export class DeferredStore extends Context.Service<
     }) => Effect.Effect<Row | undefined, StoreError>
     readonly renew: (options: {
       readonly owner: string
+      readonly tickets: ReadonlyArray<string>
       readonly leaseUntil: number
     }) => Effect.Effect<void, StoreError>
     readonly release: (options: {

@@ -5,7 +5,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
@@ -19,6 +18,7 @@ import * as ResilienceEvent from "../ResilienceEvent.ts"
 import * as Timeouts from "../Timeouts.ts"
 import { anyRequest } from "./anyRequest.ts"
 import { type Health, ill, type Pace, paced, unknown, well } from "./backlogPace.ts"
+import * as Bell from "./bell.ts"
 import * as Codec from "./deferredCodec.ts"
 import { dying, isHopeless } from "./deferring.ts"
 import { monotonic } from "./monotonic.ts"
@@ -30,9 +30,9 @@ export interface Backlog {
   readonly table: Decision.Table
   readonly hubs: Set<ResilienceEvent.Hub>
   /** Rung when something was handed in. */
-  readonly workers: Set<Queue.Queue<void>>
+  readonly workers: Set<Bell.Bell>
   /** Rung when something ended. */
-  readonly deliveries: Set<Queue.Queue<void>>
+  readonly deliveries: Set<Bell.Bell>
   /** Who is asking for which ticket. */
   readonly asking: Map<string, Fiber.Fiber<unknown, unknown>>
   readonly ended: (ticket: string, outcome: Settled["_tag"]) => void
@@ -166,7 +166,11 @@ export const workingOff = ({
           return store.release({ ticket: row.ticket, claim: row.claim, visibleAt, refund, note })
         }).pipe(Effect.catch(storeFailed), Effect.asVoid, Effect.uninterruptible)
 
-  const deliver = (owner: string, handler: NonNullable<Backlog["handler"]>): Effect.Effect<never> =>
+  const deliver = (
+    owner: string,
+    handler: NonNullable<Backlog["handler"]>,
+    holding: (ticket: string | undefined) => void
+  ): Effect.Effect<never> =>
     Effect.scoped(
       Effect.gen(function* () {
         const clock = yield* Clock.Clock
@@ -179,15 +183,15 @@ export const workingOff = ({
             Codec.settledOf(row) ??
               Effect.fail(new DeferredStore.StoreError({ operation: "deliver", cause: row.state }))
           )
+          holding(row.ticket)
           const exit = yield* Effect.exit(handler(settled))
+          holding(undefined)
           const retryAt = Exit.isSuccess(exit) ? undefined : wall(clock) + lease
           yield* store.endDelivery({ ticket: row.ticket, owner, retryAt })
           return true
         })
         return yield* Effect.forever(
-          Effect.flatMap(surviving(next, false), (more) =>
-            more ? Effect.void : Effect.timeoutOption(Queue.take(bell), poll)
-          )
+          Effect.flatMap(surviving(next, false), (more) => (more ? Effect.void : bell.heard(poll)))
         )
       })
     )
@@ -207,7 +211,8 @@ export const workingOff = ({
           () => Effect.sync(() => hubs.delete(hub))
         )
         let pace: Pace = { allowed: 1, failures: 0, notBefore: -Infinity }
-        let running = 0
+        const held = new Set<DeferredStore.Row>()
+        let delivering: string | undefined
         let sweptAt = -Infinity
         let prunedAt = -Infinity
 
@@ -223,16 +228,16 @@ export const workingOff = ({
 
         const start = (row: DeferredStore.Row) =>
           Effect.gen(function* () {
-            running++
+            held.add(row)
             pace = { ...pace, notBefore: monotonic(clock) + every }
             const work = Effect.onExit(ask(bounded, row), (exit) =>
               Effect.gen(function* () {
-                running--
+                held.delete(row)
                 asking.delete(row.ticket)
                 if (Exit.isSuccess(exit))
                   pace = paced(pace, exit.value, concurrency, monotonic(clock), yield* Random.next)
                 else yield* again(row, row.note, Cause.hasInterruptsOnly(exit.cause) ? Duration.zero : undefined)
-                Queue.offerUnsafe(bell, undefined)
+                bell.ring()
               })
             )
             // At once: a fiber that is interrupted before it runs has no end that anybody sees.
@@ -243,13 +248,13 @@ export const workingOff = ({
         // One look at the queue: returns how long to wait for the bell before the next one, 0 for not at all.
         const turn = Effect.gen(function* () {
           yield* sweep
-          if (running >= pace.allowed) return poll
+          if (held.size >= pace.allowed) return poll
           // Timers know whole milliseconds: what is less is over.
           const rest = Math.ceil(pace.notBefore - monotonic(clock) - 0.5)
           if (rest > 0) return yield* Effect.as(Effect.sleep(Math.min(rest, poll)), 0)
           const reason = provider.availability(anyRequest, monotonic(clock))
           if (reason !== undefined) {
-            if (running === 0) pace = { ...pace, allowed: 1 }
+            if (held.size === 0) pace = { ...pace, allowed: 1 }
             return poll
           }
           const now = wall(clock)
@@ -261,16 +266,24 @@ export const workingOff = ({
           return row === undefined ? poll : 0
         })
 
+        // What the store could not write down, or did and could not say, is not held: its lease lapses, and it is taken up again.
         const beat = surviving(
-          Effect.suspend(() => store.renew({ owner, leaseUntil: wall(clock) + lease })),
+          Effect.suspend(() => {
+            const tickets = [
+              ...Array.from(held, ({ ticket }) => ticket),
+              ...(delivering === undefined ? [] : [delivering])
+            ]
+            return tickets.length === 0 ? Effect.void : store.renew({ owner, tickets, leaseUntil: wall(clock) + lease })
+          }),
           undefined
         )
         yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lease / 3), beat)))
-        if (handler !== undefined) yield* Effect.forkScoped(deliver(owner, handler))
+        const holding = (ticket: string | undefined): void => {
+          delivering = ticket
+        }
+        if (handler !== undefined) yield* Effect.forkScoped(deliver(owner, handler, holding))
         return yield* Effect.forever(
-          Effect.flatMap(surviving(turn, poll), (millis) =>
-            millis === 0 ? Effect.void : Effect.timeoutOption(Queue.take(bell), millis)
-          )
+          Effect.flatMap(surviving(turn, poll), (millis) => (millis === 0 ? Effect.void : bell.heard(millis)))
         )
       })
     )
@@ -279,8 +292,12 @@ export const workingOff = ({
 const pruneEvery = 60_000
 const settleAgain = Schedule.exponential("100 millis")
 
-const hung = (bells: Set<Queue.Queue<void>>): Effect.Effect<Queue.Queue<void>, never, Scope.Scope> =>
+const hung = (bells: Set<Bell.Bell>): Effect.Effect<Bell.Bell, never, Scope.Scope> =>
   Effect.acquireRelease(
-    Effect.tap(Queue.sliding<void>(1), (bell) => Effect.sync(() => bells.add(bell))),
+    Effect.sync(() => {
+      const bell = Bell.make()
+      bells.add(bell)
+      return bell
+    }),
     (bell) => Effect.sync(() => bells.delete(bell))
   )

@@ -74,10 +74,12 @@ export const make = (): DeferredStore["Service"] => {
         best.leaseUntil = leaseUntil
         return best.row
       }),
-    renew: ({ leaseUntil, owner }) =>
+    renew: ({ leaseUntil, owner, tickets }) =>
       Effect.sync(() => {
-        for (const held of pending.values()) if (held.owner === owner) held.leaseUntil = leaseUntil
-        for (const held of settled.values()) if (held.owner === owner) held.leaseUntil = leaseUntil
+        for (const ticket of tickets) {
+          const held = pending.get(ticket) ?? settled.get(ticket)
+          if (held?.owner === owner) held.leaseUntil = leaseUntil
+        }
       }),
     release: ({ claim, note, refund, ticket, visibleAt }) =>
       Effect.sync(() => {

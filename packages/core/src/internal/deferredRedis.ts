@@ -26,7 +26,7 @@ export const make = (
         }
       ),
     claim: ({ leaseUntil, now, owner }) => first("claim", owner, now, leaseUntil),
-    renew: ({ leaseUntil, owner }) => Effect.asVoid(run("renew", owner, leaseUntil)),
+    renew: ({ leaseUntil, owner, tickets }) => Effect.asVoid(run("renew", owner, leaseUntil, ...tickets)),
     release: ({ claim, note, refund, ticket, visibleAt }) =>
       changed("release", ticket, claim, visibleAt, refund ? 1 : 0, maybe(note)),
     settle: ({ claim, note, now, result, state, ticket }) =>
@@ -87,7 +87,7 @@ const rowOf = (flat: ReadonlyArray<string>): Row | undefined => {
  * - pending in any of these ways, by when they expire;
  * - settled, by when; dead likewise; of those to be delivered likewise, and those being delivered by how long they are leased.
  *
- * Owners have sets of what they hold. A queued entry is first among the later ones, and is moved when somebody looks for work.
+ * A queued entry is first among the later ones, and is moved when somebody looks for work.
  */
 const script = Redis.script((prefix: string, ...args: ReadonlyArray<string | number>) => [prefix, ...args], {
   numberOfKeys: 1,
@@ -100,7 +100,6 @@ const script = Redis.script((prefix: string, ...args: ReadonlyArray<string | num
     local keys = P .. 'keys'
 
     local function entry(ticket) return P .. 'entry:' .. ticket end
-    local function held(owner) return P .. 'owner:' .. owner end
     local function get(ticket, field) return call('HGET', entry(ticket), field) end
     local function set(ticket, ...) call('HSET', entry(ticket), ...) end
     local function row(ticket) return call('HGETALL', entry(ticket)) end
@@ -109,18 +108,8 @@ const script = Redis.script((prefix: string, ...args: ReadonlyArray<string | num
     local function option(ticket, field, value)
       if value == '' then call('HDEL', entry(ticket), field) else set(ticket, field, string.sub(value, 2)) end
     end
-    local function disown(ticket)
-      local owner = get(ticket, 'owner')
-      if owner then
-        call('SREM', held(owner), ticket)
-        call('HDEL', entry(ticket), 'owner')
-      end
-    end
-    local function own(ticket, owner, untilThen)
-      disown(ticket)
-      set(ticket, 'owner', owner, 'leaseUntil', untilThen)
-      call('SADD', held(owner), ticket)
-    end
+    local function disown(ticket) call('HDEL', entry(ticket), 'owner') end
+    local function own(ticket, owner, untilThen) set(ticket, 'owner', owner, 'leaseUntil', untilThen) end
     local function turn(ticket) return pad(get(ticket, 'ordinal')) .. ':' .. ticket end
     local function ofTurn(member) return string.sub(member, 18) end
     local function ofPlace(member) return string.sub(member, 35) end
@@ -209,10 +198,13 @@ const script = Redis.script((prefix: string, ...args: ReadonlyArray<string | num
     end
 
     if op == 'renew' then
-      for _, ticket in ipairs(call('SMEMBERS', held(a[1]))) do
-        set(ticket, 'leaseUntil', a[2])
-        call('ZADD', leased, 'XX', a[2], ticket)
-        call('ZADD', delivering, 'XX', a[2], turn(ticket))
+      for i = 3, #a do
+        local ticket = a[i]
+        if get(ticket, 'owner') == a[1] then
+          set(ticket, 'leaseUntil', a[2])
+          call('ZADD', leased, 'XX', a[2], ticket)
+          call('ZADD', delivering, 'XX', a[2], turn(ticket))
+        end
       end
       return 1
     end

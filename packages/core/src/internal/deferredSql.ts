@@ -118,8 +118,13 @@ export const make = Effect.fnUntraced(function* (
         lapsed === undefined ? claim(sql`state = 'queued' AND visible_at <= ${now}`) : Effect.succeed(lapsed)
       )
     },
-    renew: ({ leaseUntil, owner }) =>
-      guarded("renew", Effect.asVoid(sql`UPDATE ${table} SET lease_until = ${leaseUntil} WHERE owner = ${owner}`)),
+    renew: ({ leaseUntil, owner, tickets }) =>
+      guarded(
+        "renew",
+        Effect.asVoid(
+          sql`UPDATE ${table} SET lease_until = ${leaseUntil} WHERE owner = ${owner} AND ${sql.in("ticket", tickets)}`
+        )
+      ),
     release: ({ claim, note, refund, ticket, visibleAt }) =>
       changed(
         "release",
