@@ -18,7 +18,7 @@ export type Outcome =
  * Looks at what passes between two policies and changes nothing. It shares no code with the policies, because it is there to doubt them.
  */
 export const tap =
-  <T>(see: {
+  <T extends object>(see: {
     readonly started: (request: LlmRequest) => T
     readonly committed: (call: T) => void
     readonly ended: (call: T, outcome: Outcome) => void
@@ -27,12 +27,18 @@ export const tap =
     Effect.succeed({
       ...self,
       generate: (request) =>
-        Effect.uninterruptibleMask((restore) => {
-          const call = see.started(request)
-          return Effect.onExit(restore(self.generate(request)), (exit) => {
-            see.ended(call, outcomeOf(exit))
-            return Effect.void
-          })
+        Effect.suspend(() => {
+          let call: T | undefined
+          return Effect.onExitPrimitive(
+            Effect.suspend(() => {
+              call = see.started(request)
+              return self.generate(request)
+            }),
+            (exit) => {
+              if (call !== undefined) see.ended(call, outcomeOf(exit))
+              return undefined
+            }
+          )
         }),
       stream: (request) =>
         Stream.unwrap(

@@ -134,11 +134,12 @@ export const make = (
         prefill: model.prefill !== "no"
       },
       generate: (request) =>
-        Effect.uninterruptibleMask((restore) => {
+        Effect.callback((resume) => {
           const { call, d, nth } = begin(step, request)
           const refusal = refusalOf(model, id, request)
           const fault = refusal === undefined ? faultOf(d) : undefined
           call.fault = refusal === undefined ? (fault ?? "none") : "request"
+          if (fault === "Hang" || fault === "Stall") return Effect.suspend(() => stopping(call))
           const answer = (): Effect.Effect<Provider.Answer, Provider.Failure> => {
             if (refusal !== undefined) return Effect.fail(refusal)
             if (fault !== undefined && fault !== "EmptyOutput") return failing(fault, id, d)
@@ -149,14 +150,17 @@ export const make = (
             const isCall = fault === undefined && questionOf(request).wanted === "tool"
             return Effect.succeed({ content: isCall ? [toolCall(text), called] : LlmResponse.textContent(text) })
           }
-          const silent = fault === "Hang" || fault === "Stall"
-          const waiting: Effect.Effect<Provider.Answer, Provider.Failure> = silent
-            ? Effect.never
-            : after(latencyOf(d), answer)
-          return Effect.onExit(restore(waiting), (exit) => {
-            if (exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)) return stopping(call)
+          const conclude = (): void => {
+            const answered = answer()
             end(call)
-            return Effect.void
+            resume(answered)
+          }
+          const latency = latencyOf(d)
+          if (latency <= 0) return conclude()
+          const cancel = time.at(time.now() + latency, conclude)
+          return Effect.suspend(() => {
+            cancel()
+            return stopping(call)
           })
         }),
       stream: (request) =>
