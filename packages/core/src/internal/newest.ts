@@ -7,28 +7,57 @@ export interface Newest {
 }
 
 export const newest = (most: number): Newest => {
-  const ring: Array<number> = []
-  const sorted: Array<number> = []
-  let next = 0
-  // The first place whose number is not smaller.
-  const placeOf = (value: number): number => {
-    let [low, high] = [0, sorted.length]
+  // Twice as long, so that it still has what the sorted ones are to forget.
+  const ring = new Float64Array(2 * most)
+  const sorted = new Float64Array(most)
+  let added = 0
+  // How many of all that were added have been sorted in. Nobody asks for a quantile while all is well, so they wait for who does.
+  let known = 0
+
+  const nth = (index: number): number => ring[index % ring.length] ?? 0
+  const at = (place: number): number => sorted[place] ?? Infinity
+  // The first place of so many whose number is not smaller.
+  const placeOf = (value: number, count: number): number => {
+    let [low, high] = [0, count]
     while (low < high) {
       const middle = (low + high) >> 1
-      if ((sorted[middle] ?? Infinity) < value) low = middle + 1
+      if (at(middle) < value) low = middle + 1
       else high = middle
     }
     return low
   }
+  const sortIn = (): void => {
+    for (; known < added; known++) {
+      const value = nth(known)
+      const count = Math.min(known, most)
+      // What stands between the gap that the oldest leaves and the place of the new one moves over by one.
+      const gap = known < most ? count : placeOf(nth(known - most), count)
+      const place = placeOf(value, count)
+      if (place <= gap) {
+        sorted.copyWithin(place + 1, place, gap)
+        sorted[place] = value
+      } else {
+        sorted.copyWithin(gap, gap + 1, place)
+        sorted[place - 1] = value
+      }
+    }
+  }
+  const sortAnew = (): void => {
+    for (let place = 0; place < most; place++) sorted[place] = nth(known + place)
+    sorted.sort()
+    known = added
+  }
+
   return {
     add: (value) => {
-      const oldest = ring[next]
-      if (ring.length === most && oldest !== undefined) sorted.splice(placeOf(oldest), 1)
-      ring[next] = value
-      next = (next + 1) % most
-      sorted.splice(placeOf(value), 0, value)
+      ring[added++ % ring.length] = value
+      if (added - known === most) sortAnew()
     },
-    count: () => ring.length,
-    quantile: (share) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0
+    count: () => Math.min(added, most),
+    quantile: (share) => {
+      sortIn()
+      const count = Math.min(added, most)
+      return count === 0 ? 0 : at(Math.max(0, Math.ceil(share * count) - 1))
+    }
   }
 }
