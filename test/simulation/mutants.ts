@@ -146,9 +146,9 @@ import * as Stream from "effect/Stream"`
   {
     name: "loser not stopped by the attempt timeout",
     file: core("internal/within.ts"),
-    from: `            worker.interruptUnsafe()
-            if (grace <= 0)`,
-    to: `            if (grace <= 0)`
+    from: `      worker.interruptUnsafe()
+      if (grace <= 0)`,
+    to: `      if (grace <= 0)`
   },
   {
     name: "first token awaited only from the first part on",

@@ -28,7 +28,7 @@ import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import { monotonic } from "./internal/monotonic.ts"
 import { watch } from "./internal/watch.ts"
-import { within } from "./internal/within.ts"
+import { until } from "./internal/within.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
 import type * as Policy from "./Policy.ts"
@@ -91,16 +91,18 @@ export const policy = (options?: Options): Policy.Policy => {
       ...self,
       keepsDeadline: true,
       generate: (asked) =>
-        Clock.clockWith((clock) => {
-          const now = monotonic(clock)
+        Effect.withFiber((fiber) => {
+          const now = monotonic(fiber.getRef(Clock.Clock))
           const request = LlmRequest.start(asked, now)
           const left = request.expiresAt - now
           if (left <= 0) return Effect.fail(timeout("deadline", 0))
+          const asking = self.generate(request)
           return left < attempt
-            ? within(self.generate(request), left, () => Effect.fail(timeout("deadline", left)), 0)
-            : within(
-                self.generate(request),
-                attempt,
+            ? until(fiber, asking, request.expiresAt, () => Effect.fail(timeout("deadline", left)), 0)
+            : until(
+                fiber,
+                asking,
+                now + attempt,
                 () => Effect.fail(timeout("attempt", attempt)),
                 graceOf(left - attempt)
               )

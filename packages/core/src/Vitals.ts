@@ -19,6 +19,7 @@ import * as Effect from "effect/Effect"
 import * as Decision from "./Decision.ts"
 import { fade } from "./internal/decay.ts"
 import { monotonic } from "./internal/monotonic.ts"
+import * as Line from "./internal/line.ts"
 import { newest } from "./internal/newest.ts"
 import * as Policy from "./Policy.ts"
 import type { Provider } from "./Provider.ts"
@@ -162,20 +163,19 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
     const latencies = { generate: newest(window), stream: newest(window) }
 
     // In the order in which they were sent, so that those who have waited longest come first.
-    const waiting = new Set<Waiting>()
+    const waiting = Line.make<Waiting>()
 
-    const start = (method: Method, now: number): Waiting => {
-      const call = { method, since: now }
+    const start = (method: Method, now: number): Line.Place<Waiting> => {
       inFlight++
-      waiting.add(call)
-      return call
+      return waiting.add({ method, since: now })
     }
     // A slow call says nothing while others that were sent after it are answered. Late answers from before an outage say nothing either.
     const hanging = (now: number): boolean => {
-      if (waiting.size < enough) return false
+      if (waiting.size() < enough) return false
       let seen = 0
       let looked = 0
-      for (const { method, since } of waiting) {
+      for (const { value } of waiting.places()) {
+        const { method, since } = value
         const usual = quantile(method, 0.95)
         if (usual === undefined || ++looked > 64) return false
         if (since <= answered || now - since < Math.max(patience, 2 * usual)) continue
@@ -183,17 +183,17 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
       }
       return false
     }
-    const settle = (call: Waiting, outcome: Policy.Outcome, now: number): void => {
-      const { method } = call
+    const settle = (call: Line.Place<Waiting>, outcome: Policy.Outcome, now: number): void => {
+      const { method, since } = call.value
       inFlight--
-      waiting.delete(call)
+      waiting.remove(call)
       const verdict = verdictOf(table, outcome)
       if (verdict !== "ignored") {
         const kept = fade(now - counted.at, halfLife)
         const failures = counted.failures * kept + (verdict === "failure" ? 1 : 0)
         counted = { at: now, calls: counted.calls * kept + 1, failures }
         if (verdict === "success") succeededAt = now
-        if (verdict === "success") answered = Math.max(answered, call.since)
+        if (verdict === "success") answered = Math.max(answered, since)
         else failedAt = now
       }
       if (verdict === "failure" && outcome._tag === "Failed" && outcome.error._tag !== "LlmUnavailable") {
@@ -226,11 +226,11 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
     })
 
     const observe = (method: Method) =>
-      Policy.observe<Waiting>({
+      Policy.observe<Line.Place<Waiting>>({
         admit: (_, now) => Effect.succeed(start(method, now)),
         commit: (call) => {
-          waiting.delete(call)
-          answered = Math.max(answered, call.since)
+          waiting.remove(call)
+          answered = Math.max(answered, call.value.since)
           return call
         },
         settle: (call, outcome, now) => {
@@ -242,7 +242,7 @@ export const make = (options?: Options): Effect.Effect<Vitals> =>
       reading: Clock.clockWith((clock) => Effect.sync(() => at(monotonic(clock)))),
       at,
       quantile,
-      mayHang: () => waiting.size >= enough,
+      mayHang: () => waiting.size() >= enough,
       listen: (listener) => {
         listeners.add(listener)
         return () => listeners.delete(listener)

@@ -4,6 +4,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
 import * as Scheduler from "effect/Scheduler"
+import * as Line from "./line.ts"
 import { monotonic } from "./monotonic.ts"
 
 /**
@@ -11,7 +12,9 @@ import { monotonic } from "./monotonic.ts"
  * always is started to be stopped and costs more than everything else about a call that is answered.
  */
 export interface Alarm {
-  /** Calls `ring` after so many milliseconds, unless the returned function is called before. `ring` must not throw. */
+  /** Calls `ring` at a monotonic millisecond, unless the returned function is called before. `ring` must not throw. */
+  readonly at: (due: number, ring: () => void) => () => void
+  /** The same after so many milliseconds. */
   readonly after: (millis: number, ring: () => void) => () => void
 }
 
@@ -46,15 +49,18 @@ export const alarmOf = (fiber: Fiber.Fiber<unknown, unknown>): Alarm => {
 }
 
 const make = (clock: Clock.Clock, fork: ReturnType<typeof Effect.runForkWith<never>>): Alarm => {
-  const bells = new Set<Bell>()
+  const bells = Line.make<Bell>()
   let sleeper: Fiber.Fiber<void> | undefined
   let wakesAt = Infinity
+  // Whether it sleeps longer than it lingers, so that who needs it no more has to look at the clock.
+  let sleepsLong = false
 
   const sleepUntil = (due: number, now: number): void => {
     const before = sleeper
     sleeper = undefined
     before?.interruptUnsafe()
     wakesAt = due
+    sleepsLong = due - now > linger
     const fiber = fork(clock.sleep(Duration.millis(Math.max(0, due - now))))
     sleeper = fiber
     fiber.addObserver(() => {
@@ -67,27 +73,30 @@ const make = (clock: Clock.Clock, fork: ReturnType<typeof Effect.runForkWith<nev
     const now = monotonic(clock)
     // Whoever is rung may set a bell of its own, which goes to sleep with the others.
     wakesAt = -Infinity
-    for (const bell of bells) {
-      if (bell.due - now > tolerance || !bells.delete(bell)) continue
-      bell.ring()
+    for (const place of bells.places()) {
+      if (place.value.due - now > tolerance) continue
+      bells.remove(place)
+      place.value.ring()
     }
     wakesAt = Infinity
-    for (const { due } of bells) wakesAt = Math.min(wakesAt, due)
+    for (const { value } of bells.places()) wakesAt = Math.min(wakesAt, value.due)
     // Every waking looks at all bells. Where thousands of calls hang, and time out one after the other, they ring in groups, a little late.
-    if (bells.size > 0) sleepUntil(bells.size < crowd ? wakesAt : Math.max(wakesAt, now + bells.size / crowd), now)
+    const size = bells.size()
+    if (size > 0) sleepUntil(size < crowd ? wakesAt : Math.max(wakesAt, now + size / crowd), now)
   }
 
-  return {
-    after: (millis, ring) => {
+  const at: Alarm["at"] = (due, ring) => {
+    const place = bells.add({ due, ring })
+    if (due < wakesAt) {
       const now = monotonic(clock)
-      const bell = { due: now + Math.max(0, millis), ring }
-      bells.add(bell)
-      if (bell.due < wakesAt) sleepUntil(sleeper === undefined ? Math.min(bell.due, now + linger) : bell.due, now)
-      return () => {
-        if (!bells.delete(bell) || bells.size > 0 || sleeper === undefined) return
-        const now = monotonic(clock)
-        if (wakesAt - now > linger) sleepUntil(now + linger, now)
-      }
+      sleepUntil(sleeper === undefined ? Math.min(due, now + linger) : due, now)
+    }
+    return () => {
+      if (!bells.remove(place) || bells.size() > 0 || sleeper === undefined || !sleepsLong) return
+      const now = monotonic(clock)
+      if (wakesAt - now > linger) sleepUntil(now + linger, now)
     }
   }
+
+  return { at, after: (millis, ring) => at(monotonic(clock) + Math.max(0, millis), ring) }
 }
