@@ -58,7 +58,7 @@ import * as Stream from "effect/Stream"`
   {
     name: "deadline not given to the step",
     file: core("Fallback.ts"),
-    from: `const request = LlmRequest.allow(LlmRequest.start(asked, monotonic(clock)))`,
+    from: `const request = LlmRequest.allow(LlmRequest.start(asked, now))`,
     to: `const request = LlmRequest.allow({ ...asked, deadline: undefined })`
   },
   {

@@ -58,7 +58,7 @@ import { monotonic } from "./internal/monotonic.ts"
 import { announced, open, type Opened } from "./internal/opening.ts"
 import { type Current, recovering } from "./internal/recovering.ts"
 import { takeover } from "./internal/takeover.ts"
-import { walking } from "./internal/walk.ts"
+import { type Manner, walking } from "./internal/walk.ts"
 import * as Hedge from "./Hedge.ts"
 import * as LlmRequest from "./LlmRequest.ts"
 import * as LlmResponse from "./LlmResponse.ts"
@@ -225,6 +225,13 @@ export const make: (
   }
 
   const walk = walking(chain)
+  const whole: Manner<LlmResponse.LlmResponse, LlmResponse.LlmResponse> = {
+    method: "generate",
+    ask: (step, request, stepsLeft, until) => step.generate({ ...request, stepsLeft, expiresAt: until }),
+    answer: (response, step, attempts) =>
+      attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts)),
+    discard: () => Effect.void
+  }
   const takeOver = takeover(chain, options?.recovery ?? "continue", serve)
 
   const self: Provider = {
@@ -242,17 +249,11 @@ export const make: (
       return soonest
     },
     generate: (asked) =>
-      Clock.clockWith((clock) => {
-        const request = LlmRequest.allow(LlmRequest.start(asked, monotonic(clock)))
-        return walk(
-          clock,
-          request,
-          "generate",
-          (step, request, until) => step.generate(until === Infinity ? request : { ...request, expiresAt: until }),
-          (response, step, attempts) =>
-            attempts.length === 0 ? response : LlmResponse.withServed(response, serve(response.served, step, attempts)),
-          () => Effect.void
-        )
+      Effect.withFiber((fiber) => {
+        const clock = fiber.getRef(Clock.Clock)
+        const now = monotonic(clock)
+        const request = LlmRequest.allow(LlmRequest.start(asked, now))
+        return walk(clock, request, whole, now)
       }),
     stream: (asked) =>
       Stream.unwrap(
@@ -286,11 +287,16 @@ export const make: (
             }
             const openIn =
               (scope: Scope.Scope): Ask<Opened> =>
-              (step, request, until) =>
-                open(step.id, step.stream({ ...request, commitBy: until }), scope)
-            return Effect.map(
-              walk(clock, request, "stream", openIn(scope), commit, ({ close }) => close(Exit.void)),
-              (first) => Stream.fromPull(Effect.succeed(recovering(first, takeOver(clock, request, scope, openIn))))
+              (step, request, stepsLeft, until) =>
+                open(step.id, step.stream({ ...request, stepsLeft, commitBy: until }), scope)
+            const streamed: Manner<Opened, Current> = {
+              method: "stream",
+              ask: openIn(scope),
+              answer: commit,
+              discard: ({ close }) => close(Exit.void)
+            }
+            return Effect.map(walk(clock, request, streamed, enteredAt), (first) =>
+              Stream.fromPull(Effect.succeed(recovering(first, takeOver(clock, request, scope, openIn))))
             )
           })
         )

@@ -25,8 +25,13 @@ export interface Chain {
   readonly unavailable: (attempts: ReadonlyArray<Attempt.Attempt>) => LlmUnavailable
 }
 
-/** Asks a step, which has until the given monotonic millisecond. */
-export type Ask<A> = (step: Provider, request: LlmRequest, until: number) => Effect.Effect<A, Failure>
+/** Asks a step, which has until the given monotonic millisecond, and is told how many could take over. */
+export type Ask<A> = (
+  step: Provider,
+  request: LlmRequest,
+  stepsLeft: number,
+  until: number
+) => Effect.Effect<A, Failure>
 
 /** Writes down that a step was passed over. */
 export const recordSkip = (

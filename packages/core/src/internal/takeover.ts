@@ -75,7 +75,7 @@ export const takeover = (chain: Chain, recovery: "continue" | "restart" | "fail"
       request.allowance.left--
       const until = now + (stepsLeft === 0 ? remaining : remaining * share)
       const joining = (scope: Scope.Scope) =>
-        Effect.flatMap(openIn(scope)(step, { ...asked, stepsLeft }, until), (opening) =>
+        Effect.flatMap(openIn(scope)(step, asked, stepsLeft, until), (opening) =>
           Effect.onExit(join(opening, Recovery.joint(emitted, seam, round, tokensBefore)), (exit) =>
             Exit.isSuccess(exit) && exit.value !== undefined ? Effect.void : opening.close(exit)
           ).pipe(
