@@ -10,6 +10,7 @@ import type * as Tool from "effect/ai/Tool"
 import * as Duration from "effect/Duration"
 import type * as Schema from "effect/Schema"
 import type { Grant } from "./Budget.ts"
+import { allowanceOf, unlimited } from "./internal/allowance.ts"
 
 /**
  * How the model should generate. Every field is optional: what is absent is left to the provider.
@@ -215,12 +216,9 @@ const known = (name: string, word: string, words: ReadonlyArray<string>): void =
  * @since 0.1.0
  */
 export const allow = (self: LlmRequest, attempts?: number): LlmRequest => {
-  const most = self.attempts ?? attempts
-  return most === undefined || self.allowance !== unlimited ? self : { ...self, allowance: { left: most - 1 } }
+  const allowance = allowanceOf(self, attempts)
+  return allowance === self.allowance ? self : { ...self, allowance }
 }
-
-// Taking one from infinity leaves infinity, so that all requests may share it.
-const unlimited: Allowance = { left: Infinity }
 
 /**
  * Starts the clock of a request: returns it with `expiresAt` set from its deadline. `now` is in monotonic milliseconds. A request

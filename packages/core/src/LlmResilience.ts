@@ -123,7 +123,7 @@ export const LlmResilience: Context.Service<LlmResilience, LlmResilience> = Cont
 export const generate = (
   input: LlmRequest.Input
 ): Effect.Effect<LlmResponse.LlmResponse, Provider.Failure, LlmResilience> =>
-  Effect.flatMap(LlmResilience, (service) => service.generate(LlmRequest.make(input)))
+  LlmResilience.use((service) => service.generate(LlmRequest.make(input)))
 
 /**
  * How a request ended, for applications that want no error channel.

@@ -7,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Stream from "effect/Stream"
 import * as Cost from "../Cost.ts"
+import type { LlmRequest } from "../LlmRequest.ts"
 import * as LlmResponse from "../LlmResponse.ts"
 import * as Policy from "../Policy.ts"
 import type { Failure, Provider } from "../Provider.ts"
@@ -19,19 +20,7 @@ import { monotonic } from "./monotonic.ts"
  */
 export const observed = (self: Provider, hub: Hub): Provider => ({
   ...self,
-  generate: (request) => {
-    if (!hub.active()) return self.generate(request)
-    return Clock.clockWith((clock) => {
-      const start = clock.monotonicTimeNanosUnsafe()
-      return Effect.onExitPrimitive(self.generate(request), (exit) => {
-        const seen = Exit.isSuccess(exit) ? seenOf(exit.value) : {}
-        hub.publish(
-          called(self, request.id, "generate", exit, Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), seen)
-        )
-        return undefined
-      })
-    })
-  },
+  generate: (request) => (hub.active() ? told(self, request, hub) : self.generate(request)),
   stream: (request) =>
     hub.active()
       ? watched(
@@ -42,6 +31,18 @@ export const observed = (self: Provider, hub: Hub): Provider => ({
         )
       : self.stream(request)
 })
+
+const told = (self: Provider, request: LlmRequest, hub: Hub): ReturnType<Provider["generate"]> =>
+  Clock.clockWith((clock) => {
+    const start = clock.monotonicTimeNanosUnsafe()
+    return Effect.onExitPrimitive(self.generate(request), (exit) => {
+      const seen = Exit.isSuccess(exit) ? seenOf(exit.value) : {}
+      hub.publish(
+        called(self, request.id, "generate", exit, Duration.nanos(clock.monotonicTimeNanosUnsafe() - start), seen)
+      )
+      return undefined
+    })
+  })
 
 /** What is known of an answer without its content. */
 export interface Seen {

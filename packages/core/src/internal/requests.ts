@@ -7,6 +7,7 @@ import type { Served } from "../LlmResponse.ts"
 import * as Policy from "../Policy.ts"
 import type { Provider } from "../Provider.ts"
 import type { Hub } from "../ResilienceEvent.ts"
+import { allowanceOf } from "./allowance.ts"
 import { watched } from "./calls.ts"
 
 /** Numbers each request, gives it the standing deadline and what it may spend on attempts. */
@@ -14,7 +15,8 @@ export const numbered = (self: Provider, standing: Duration.Duration | undefined
   let requests = 0
   // A request that comes from a chain around this one keeps its number and what is left of its attempts.
   const accept = (request: LlmRequest.LlmRequest): LlmRequest.LlmRequest => ({
-    ...LlmRequest.allow(request, attempts),
+    ...request,
+    allowance: allowanceOf(request, attempts),
     id: request.id === 0 ? ++requests : request.id,
     deadline: request.deadline ?? standing
   })
@@ -48,28 +50,28 @@ export const published = (chain: Provider, hub: Hub): Provider => {
     if (served.notice !== undefined) hub.publish({ _tag: "NoticeGiven", request, notice: served.notice })
     hub.publish({ _tag: "RequestAnswered", request, method, served, duration })
   }
+  const told: Provider["generate"] = (request) => {
+    // `numbered` builds this anew for each run, so what is remembered here is of one.
+    let clock: Clock.Clock | undefined
+    let start = 0n
+    // It begins inside of what sees the end, so that nobody leaves between the two.
+    const begun = Clock.clockWith((current) => {
+      clock = current
+      start = clock.monotonicTimeNanosUnsafe()
+      hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
+      return chain.generate(request)
+    })
+    return Effect.onExitPrimitive(begun, (exit) => {
+      if (clock === undefined) return undefined
+      const duration = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
+      const served = exit._tag === "Success" ? exit.value.served : undefined
+      ended(request.id, "generate", duration, Policy.outcomeOf(chain.id, exit, 0), served)
+      return undefined
+    })
+  }
   return {
     ...chain,
-    generate: (request) => {
-      if (!hub.active()) return chain.generate(request)
-      // `numbered` builds this anew for each run, so what is remembered here is of one.
-      let clock: Clock.Clock | undefined
-      let start = 0n
-      // It begins inside of what sees the end, so that nobody leaves between the two.
-      const told = Clock.clockWith((current) => {
-        clock = current
-        start = clock.monotonicTimeNanosUnsafe()
-        hub.publish({ _tag: "RequestStarted", request: request.id, method: "generate" })
-        return chain.generate(request)
-      })
-      return Effect.onExitPrimitive(told, (exit) => {
-        if (clock === undefined) return undefined
-        const duration = Duration.nanos(clock.monotonicTimeNanosUnsafe() - start)
-        const served = exit._tag === "Success" ? exit.value.served : undefined
-        ended(request.id, "generate", duration, Policy.outcomeOf(chain.id, exit, 0), served)
-        return undefined
-      })
-    },
+    generate: (request) => (hub.active() ? told(request) : chain.generate(request)),
     stream: (request) =>
       hub.active()
         ? watched(
