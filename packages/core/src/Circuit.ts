@@ -522,16 +522,19 @@ const joined = (runs: ReadonlyArray<Run>, number: number): ReadonlyArray<Run> =>
   return [...apart, [first, last] as const].slice(-maxRuns)
 }
 
-const longest = (tally: Tally): number =>
-  tally._tag === "Streak" ? tally.runs.reduce((most, [first, last]) => Math.max(most, last - first + 1), 0) : 0
-
 const trips = (trip: Trip, tally: Tally): boolean => {
+  if (trip._tag === "Consecutive") {
+    return tally._tag === "Streak" && (tally.failed >= trip.failures || longest(tally.runs) >= trip.failures)
+  }
   const seen = totals(tally)
-  return trip._tag === "Consecutive"
-    ? seen.failed >= trip.failures || longest(tally) >= trip.failures
-    : seen.calls >= trip.minimumCalls &&
-        (reached(seen.failed, seen.calls, trip.failureRate) || reached(seen.slow, seen.calls, trip.slowRate))
+  return (
+    seen.calls >= trip.minimumCalls &&
+    (reached(seen.failed, seen.calls, trip.failureRate) || reached(seen.slow, seen.calls, trip.slowRate))
+  )
 }
+
+const longest = (runs: ReadonlyArray<Run>): number =>
+  runs.reduce((most, [first, last]) => Math.max(most, last - first + 1), 0)
 
 /**
  * Returns what a window holds: calls, failures and slow calls. A streak counts its failures only.

@@ -202,7 +202,7 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
     const verdictOf = (
       outcome: Policy.Outcome
     ): Pick<Extract<Circuit.Event, { _tag: "Record" }>, "verdict" | "retryAfter"> => {
-      if (outcome._tag === "Succeeded") return { verdict: "success", retryAfter: 0 }
+      if (outcome._tag === "Succeeded") return succeeded
       if (outcome._tag === "Abandoned" || outcome.error._tag === "LlmUnavailable")
         return { verdict: "ignored", retryAfter: 0 }
       const retryAfter = ProviderError.retryAfter(outcome.error)
@@ -247,7 +247,8 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
             return { ...again.admission, ramped: false }
           },
           settle: (admission, outcome, now) => {
-            apply({ _tag: "Record", admission, duration: outcome.duration, ...verdictOf(outcome) }, now)
+            const { retryAfter, verdict } = verdictOf(outcome)
+            apply({ _tag: "Record", admission, duration: outcome.duration, verdict, retryAfter }, now)
             return Effect.void
           }
         })(self),
@@ -286,6 +287,8 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
     }
     return breaker
   })
+
+const succeeded = { verdict: "success", retryAfter: 0 } as const
 
 const view = (settings: Circuit.Settings, kept: Circuit.State, now: number): State => {
   const state = Circuit.settle(settings, kept, now)

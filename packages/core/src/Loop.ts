@@ -105,7 +105,7 @@ const interval = 512
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options?: Options): Detector => detector(limitsOf(options))
+export const make = (options?: Options): Detector => new Reading(limitsOf(options))
 
 /**
  * Returns the loop that a whole text is or was in, or `undefined`.
@@ -151,37 +151,41 @@ const limitsOf = (options: Options | undefined): Limits => {
   return limits
 }
 
-const detector = (limits: Limits): Detector => {
-  const window = 3 * Math.max(limits.prose.length, limits.other.length)
-  const shortest = Math.min(limits.prose.length, limits.other.length)
-  const halves = { prose: half(limits.prose), other: half(limits.other) }
-  let tail = ""
-  let dueAt = shortest
+// A class, because every answer has one.
+class Reading implements Detector {
+  readonly limits: Limits
+  tail = ""
+  dueAt: number
 
-  const look = (): Loop | undefined => {
-    if (tail.length > window) tail = tail.slice(-window)
-    dueAt = tail.length + interval
-    return atEnd(tail, limits)
+  constructor(limits: Limits) {
+    this.limits = limits
+    this.dueAt = Math.min(limits.prose.length, limits.other.length)
   }
 
-  return {
-    push: (text) => {
-      if (tail.length + text.length < dueAt) {
-        tail += text
-        return undefined
-      }
-      let from = 0
-      while (tail.length + text.length - from >= dueAt) {
-        const to = from + dueAt - tail.length
-        tail += text.slice(from, to)
-        from = to
-        const loop = look()
-        if (loop !== undefined) return loop
-      }
-      tail += text.slice(from)
-      return undefined
-    },
-    end: () => atEnd(tail, halves)
+  push(text: string): Loop | undefined {
+    let from = 0
+    while (this.tail.length + text.length - from >= this.dueAt) {
+      const to = from + this.dueAt - this.tail.length
+      this.tail += text.slice(from, to)
+      from = to
+      const loop = this.look()
+      if (loop !== undefined) return loop
+    }
+    this.tail += text.slice(from)
+    return undefined
+  }
+
+  look(): Loop | undefined {
+    const { other, prose } = this.limits
+    const window = 3 * Math.max(prose.length, other.length)
+    if (this.tail.length > window) this.tail = this.tail.slice(-window)
+    this.dueAt = this.tail.length + interval
+    return atEnd(this.tail, this.limits)
+  }
+
+  end(): Loop | undefined {
+    const { other, prose } = this.limits
+    return atEnd(this.tail, { prose: half(prose), other: half(other) })
   }
 }
 

@@ -224,11 +224,15 @@ const admitAll = <A>(
   request: LlmRequest.LlmRequest,
   taken: Array<Taken>,
   start: number,
-  call: () => Effect.Effect<A, Failure>
+  call: (request: LlmRequest.LlmRequest) => Effect.Effect<A, Failure>
 ): Effect.Effect<A, Failure> => {
   for (let observer = observers[taken.length]; observer !== undefined; observer = observers[taken.length]) {
     const asked = observer
     const admission = asked.admit(request, start)
+    if (admission === Effect.void) {
+      taken.push({ ticket: undefined, observer: asked, start })
+      continue
+    }
     if (!Exit.isExit(admission) || Exit.isFailure(admission)) {
       return Effect.flatMap(admission, (ticket) => {
         taken.push({ ticket, observer: asked, start })
@@ -237,7 +241,7 @@ const admitAll = <A>(
     }
     taken.push({ ticket: admission.value, observer: asked, start })
   }
-  return call()
+  return call(request)
 }
 
 // The other way round. One that dies must not keep the others from getting their tickets back. Most have nothing left to do, and then neither has
@@ -247,8 +251,9 @@ const settleAll = (
   now: number,
   outcomeSince: (start: number) => Outcome
 ): Effect.Effect<void> | undefined => {
+  const outcomeOf = remembering(outcomeSince)
   for (let index = taken.length - 1; index >= 0; index--) {
-    const settled = settle(taken[index], now, outcomeSince)
+    const settled = settle(taken[index], now, outcomeOf)
     if (settled === Effect.void) continue
     const others = taken.slice(0, index)
     return Effect.ensuring(
@@ -257,6 +262,17 @@ const settleAll = (
     )
   }
   return undefined
+}
+
+// Most were admitted at the same moment, so that the outcome is the same for them.
+const remembering = (outcomeSince: (start: number) => Outcome): ((start: number) => Outcome) => {
+  let known: Outcome | undefined
+  let since = 0
+  return (start) => {
+    if (known !== undefined && start === since) return known
+    since = start
+    return (known = outcomeSince(start))
+  }
 }
 
 // They are not worth a `suspend`, which would see what they throw.
@@ -277,23 +293,23 @@ const observedGenerate = (
   const within = generates.get(inner)
   const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
   const generate: Provider["generate"] = (asked) =>
-    Clock.clockWith((clock) =>
-      Effect.uninterruptibleMask((restore) => {
-        const taken: Array<Taken> = []
+    Effect.uninterruptibleMask((restore) => {
+      const taken: Array<Taken> = []
+      let clock: Clock.Clock | undefined
+      const admitted = Effect.withFiber((fiber) => {
+        clock = fiber.getRef(Clock.Clock)
         const start = monotonic(clock)
-        const request = LlmRequest.start(asked, start)
-        const call = () => restore(pass.base(request))
-        return Effect.onExitPrimitive(
-          Effect.suspend(() => admitAll(clock, pass.observers, request, taken, start, call)),
-          (exit) => {
-            const now = monotonic(clock)
-            if (Exit.isFailure(exit)) return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
-            const { limits, usage } = exit.value
-            return settleAll(taken, now, (start) => ({ _tag: "Succeeded", duration: now - start, usage, limits }))
-          }
-        )
+        const call = (request: LlmRequest.LlmRequest) => restore(pass.base(request))
+        return admitAll(clock, pass.observers, LlmRequest.start(asked, start), taken, start, call)
       })
-    )
+      return Effect.onExitPrimitive(admitted, (exit) => {
+        if (clock === undefined) return undefined
+        const now = monotonic(clock)
+        if (Exit.isFailure(exit)) return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
+        const { limits, usage } = exit.value
+        return settleAll(taken, now, (start) => ({ _tag: "Succeeded", duration: now - start, usage, limits }))
+      })
+    })
   generates.set(generate, pass)
   return generate
 }

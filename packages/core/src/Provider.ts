@@ -204,7 +204,11 @@ export const make = (
     const ended = last?.type === "finish" ? withLast(content, last, counted(last)) : [...content, unfinished]
     return LlmResponse.make({ content: ended, limits, served })
   }
-  const generate = options.generate
+  const { generate } = options
+  const ends = {
+    onFailure: (cause: Cause.Cause<Failure>) => Effect.failCause(withoutDefects(id, cause)),
+    onSuccess: (answer: Answer) => Effect.succeed(respond(answer))
+  }
   const replayed = generate !== undefined && options.capabilities?.streaming === false
   const stream = options.stream === undefined || replayed ? undefined : complete(id, options.stream)
   const whole = (request: LlmRequest): Effect.Effect<LlmResponse.LlmResponse, Failure> =>
@@ -212,12 +216,9 @@ export const make = (
       ? Effect.map(Stream.runCollect(stream === undefined ? Stream.empty : stream(request)), (parts) =>
           respond({ content: LlmResponse.collect(parts) })
         )
-      : Effect.map(
-          Effect.catchCause(
-            Effect.suspend(() => generate(request)),
-            (cause) => Effect.failCause(withoutDefects(id, cause))
-          ),
-          respond
+      : Effect.matchCauseEffect(
+          Effect.suspend(() => generate(request)),
+          ends
         )
   return {
     id,

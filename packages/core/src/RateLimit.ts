@@ -225,6 +225,7 @@ const build = (
     const nothing: Estimate = { input: 0, output: 0 }
     // What was never reported need not be looked up.
     const told: { -readonly [name in keyof Limits]: boolean } = {}
+    let isBounded = requestsPerMinute !== undefined || tokensPerMinute !== undefined
 
     // A report may be out of date: the call that is to find out whether anybody is back may find that out as well.
     const findsOut = (request: LlmRequest): boolean =>
@@ -236,6 +237,7 @@ const build = (
         : nothing
 
     const partsOf = (requests: number, { input, output }: Estimate): ReadonlyArray<RateLimitStore.Part> => {
+      if (!isBounded) return none
       const parts: Array<RateLimitStore.Part> = []
       const tokens = input + output
       if (requestsPerMinute !== undefined)
@@ -350,6 +352,7 @@ const build = (
           if (limit === undefined) return Effect.void
           const meter = `told.${name}` as const
           told[name] = true
+          isBounded = true
           const mark = ticket.marks[ticket.parts?.findIndex((part) => part.name === meter) ?? -1]
           return store.tell(key, meter, reportOf(limit, ageMillis, mark))
         },
