@@ -115,7 +115,7 @@ import * as Stream from "effect/Stream"`
   {
     name: "success of an old call wakes a resting provider",
     file: core("Cooldown.ts"),
-    from: `if (outcome._tag === "Succeeded" && request.lastResort)`,
+    from: `if (outcome._tag === "Succeeded" && ticket === "lastResort")`,
     to: `if (outcome._tag === "Succeeded")`
   },
   {

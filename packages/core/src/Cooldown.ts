@@ -16,7 +16,6 @@ import * as Effect from "effect/Effect"
 import * as Ref from "effect/Ref"
 import type { SkipReason } from "./Attempt.ts"
 import * as Decision from "./Decision.ts"
-import type { LlmRequest } from "./LlmRequest.ts"
 import * as LlmUnavailable from "./LlmUnavailable.ts"
 import * as Policy from "./Policy.ts"
 import * as ProviderError from "./ProviderError.ts"
@@ -100,16 +99,17 @@ export const policy = (options?: Options): Policy.Policy => {
 
       return {
         ...self,
-        ...Policy.observe<LlmRequest>({
+        ...Policy.observe<"lastResort" | void>({
           admit: (request, now) => {
-            const reason = request.lastResort ? undefined : reasonNow(now)
+            if (request.lastResort) return Effect.succeed("lastResort")
+            const reason = reasonNow(now)
             return reason === undefined
-              ? Effect.succeed(request)
+              ? Effect.void
               : Effect.fail(LlmUnavailable.make([{ _tag: "Skipped", provider: self.id, model: self.model, reason }]))
           },
-          settle: (request, outcome, now) => {
+          settle: (ticket, outcome, now) => {
             // Any other success may have been under way before the provider asked for rest.
-            if (outcome._tag === "Succeeded" && request.lastResort) ref.ref.current = awake
+            if (outcome._tag === "Succeeded" && ticket === "lastResort") ref.ref.current = awake
             if (outcome._tag === "Failed" && outcome.error._tag !== "LlmUnavailable") sendToRest(outcome.error, now)
             return Effect.void
           }

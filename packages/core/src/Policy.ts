@@ -210,10 +210,15 @@ interface Pass<F> {
 const generates = new WeakMap<Provider["generate"], Pass<Provider["generate"]>>()
 const streams = new WeakMap<Provider["stream"], Pass<Provider["stream"]>>()
 
+// The tickets of the first observers of a pass, and since when each of them has it.
 interface Taken {
-  ticket: unknown
-  readonly observer: Observer<unknown>
-  readonly start: number
+  readonly tickets: Array<unknown>
+  readonly since: Array<number>
+}
+
+const take = ({ since, tickets }: Taken, ticket: unknown, now: number): void => {
+  tickets.push(ticket)
+  since.push(now)
 }
 
 // Admits by one observer after the other; `taken` holds the tickets to give back, also of a pass that was refused half-way. Most admit at once:
@@ -222,67 +227,55 @@ const admitAll = <A>(
   clock: Clock.Clock,
   observers: ReadonlyArray<Observer<unknown>>,
   request: LlmRequest.LlmRequest,
-  taken: Array<Taken>,
+  taken: Taken,
   start: number,
   call: (request: LlmRequest.LlmRequest) => Effect.Effect<A, Failure>
 ): Effect.Effect<A, Failure> => {
-  for (let observer = observers[taken.length]; observer !== undefined; observer = observers[taken.length]) {
-    const asked = observer
-    const admission = asked.admit(request, start)
-    if (admission === Effect.void) {
-      taken.push({ ticket: undefined, observer: asked, start })
-      continue
-    }
-    if (!Exit.isExit(admission) || Exit.isFailure(admission)) {
+  const { tickets } = taken
+  for (let next = observers[tickets.length]; next !== undefined; next = observers[tickets.length]) {
+    const admission = next.admit(request, start)
+    if (admission === Effect.void) take(taken, undefined, start)
+    else if (Exit.isExit(admission) && Exit.isSuccess(admission)) take(taken, admission.value, start)
+    else {
       return Effect.flatMap(admission, (ticket) => {
-        taken.push({ ticket, observer: asked, start })
+        take(taken, ticket, start)
         return admitAll(clock, observers, request, taken, monotonic(clock), call)
       })
     }
-    taken.push({ ticket: admission.value, observer: asked, start })
   }
   return call(request)
 }
 
-// The other way round. One that dies must not keep the others from getting their tickets back. Most have nothing left to do, and then neither has
-// the fiber.
+// The other way round, from the last one or from `last` on. One that dies must not keep the others from getting their tickets back. Most have
+// nothing left to do, and then neither has the fiber; and most were admitted at the same moment, so that the outcome is the same for them.
 const settleAll = (
-  taken: ReadonlyArray<Taken>,
+  observers: ReadonlyArray<Observer<unknown>>,
+  taken: Taken,
   now: number,
-  outcomeSince: (start: number) => Outcome
+  outcomeSince: (start: number) => Outcome,
+  last = taken.tickets.length - 1
 ): Effect.Effect<void> | undefined => {
-  const outcomeOf = remembering(outcomeSince)
-  for (let index = taken.length - 1; index >= 0; index--) {
-    const settled = settle(taken[index], now, outcomeOf)
+  const { since, tickets } = taken
+  let outcome: Outcome | undefined
+  for (let index = last; index >= 0; index--) {
+    const observer = observers[index]
+    const start = since[index]
+    if (observer === undefined || start === undefined) continue
+    let settled: Effect.Effect<void>
+    // They are not worth a `suspend`, which would see what they throw.
+    try {
+      if (outcome === undefined || start !== since[index + 1]) outcome = outcomeSince(start)
+      settled = observer.settle(tickets[index], outcome, now)
+    } catch (defect) {
+      settled = Effect.die(defect)
+    }
     if (settled === Effect.void) continue
-    const others = taken.slice(0, index)
     return Effect.ensuring(
       settled,
-      Effect.suspend(() => settleAll(others, now, outcomeSince) ?? Effect.void)
+      Effect.suspend(() => settleAll(observers, taken, now, outcomeSince, index - 1) ?? Effect.void)
     )
   }
   return undefined
-}
-
-// Most were admitted at the same moment, so that the outcome is the same for them.
-const remembering = (outcomeSince: (start: number) => Outcome): ((start: number) => Outcome) => {
-  let known: Outcome | undefined
-  let since = 0
-  return (start) => {
-    if (known !== undefined && start === since) return known
-    since = start
-    return (known = outcomeSince(start))
-  }
-}
-
-// They are not worth a `suspend`, which would see what they throw.
-const settle = (one: Taken | undefined, now: number, outcomeSince: (start: number) => Outcome): Effect.Effect<void> => {
-  if (one === undefined) return Effect.void
-  try {
-    return one.observer.settle(one.ticket, outcomeSince(one.start), now)
-  } catch (defect) {
-    return Effect.die(defect)
-  }
 }
 
 const observedGenerate = (
@@ -294,7 +287,7 @@ const observedGenerate = (
   const pass = { observers: [observer, ...(within?.observers ?? [])], base: within?.base ?? inner }
   const generate: Provider["generate"] = (asked) =>
     Effect.uninterruptibleMask((restore) => {
-      const taken: Array<Taken> = []
+      const taken: Taken = { tickets: [], since: [] }
       let clock: Clock.Clock | undefined
       const admitted = Effect.withFiber((fiber) => {
         clock = fiber.getRef(Clock.Clock)
@@ -305,9 +298,15 @@ const observedGenerate = (
       return Effect.onExitPrimitive(admitted, (exit) => {
         if (clock === undefined) return undefined
         const now = monotonic(clock)
-        if (Exit.isFailure(exit)) return settleAll(taken, now, (start) => outcomeOf(id, exit, now - start))
+        if (Exit.isFailure(exit))
+          return settleAll(pass.observers, taken, now, (start) => outcomeOf(id, exit, now - start))
         const { limits, usage } = exit.value
-        return settleAll(taken, now, (start) => ({ _tag: "Succeeded", duration: now - start, usage, limits }))
+        return settleAll(pass.observers, taken, now, (start) => ({
+          _tag: "Succeeded",
+          duration: now - start,
+          usage,
+          limits
+        }))
       })
     })
   generates.set(generate, pass)
@@ -323,7 +322,7 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
         Effect.uninterruptible(
           Effect.gen(function* () {
             const scope = yield* Effect.scope
-            const taken: Array<Taken> = []
+            const taken: Taken = { tickets: [], since: [] }
             const start = monotonic(clock)
             const request = LlmRequest.start(asked, start)
             let firstContent: number | undefined
@@ -333,7 +332,9 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
                 if (settled) return Effect.void
                 settled = true
                 const now = monotonic(clock)
-                const settling = settleAll(taken, now, (start) => outcomeAfter((firstContent ?? now) - start))
+                const settling = settleAll(pass.observers, taken, now, (start) =>
+                  outcomeAfter((firstContent ?? now) - start)
+                )
                 return settling === undefined ? Effect.void : Effect.uninterruptible(settling)
               })
             yield* Scope.addFinalizer(
@@ -355,9 +356,10 @@ const observedStream = (id: string, observer: Observer<unknown>, inner: Provider
                   onSuccess: (parts) => {
                     if (firstContent === undefined && parts.some(LlmResponse.isContent)) {
                       firstContent = monotonic(clock)
-                      for (const one of taken) {
-                        if (one.observer.commit === undefined) continue
-                        one.ticket = one.observer.commit(one.ticket, firstContent - one.start, firstContent)
+                      for (const [index, observer] of pass.observers.entries()) {
+                        if (observer.commit === undefined) continue
+                        const duration = firstContent - (taken.since[index] ?? firstContent)
+                        taken.tickets[index] = observer.commit(taken.tickets[index], duration, firstContent)
                       }
                     }
                     const last = parts.at(-1)

@@ -207,7 +207,6 @@ const promptTokens = (prompt: Prompt): number => {
 const written = (value: unknown): number => (typeof value === "string" ? value : (JSON.stringify(value) ?? "")).length
 
 interface Ticket extends Estimate {
-  readonly request: LlmRequest
   /** What was taken; `undefined` when the store failed. */
   readonly parts: ReadonlyArray<RateLimitStore.Part> | undefined
   readonly marks: ReadonlyArray<number | undefined>
@@ -294,9 +293,10 @@ const build = (
     }
 
     const admit = (self: Provider, request: LlmRequest, now: number): Effect.Effect<Ticket, Failure> => {
+      if (!isBounded) return untaken
       const cost = estimate(request)
       const parts = findsOut(request) ? none : partsOf(1, cost)
-      const ticket: Ticket = { ...cost, request, parts, marks: noMarks }
+      const ticket: Ticket = { ...cost, parts, marks: noMarks }
       if (parts.length === 0) return Effect.succeed(ticket)
       const passes: Ticket = { ...ticket, parts: undefined }
       if (now < restsUntil) return Effect.succeed(passes)
@@ -306,13 +306,14 @@ const build = (
         onSuccess: ({ by, marks, taken, wait }) => {
           if (!taken) return refuse(self, wait)
           const admitted = marks.length === 0 ? ticket : { ...ticket, marks }
-          return wait > 0 ? waiting(self, admitted, wait, by) : Effect.succeed(admitted)
+          return wait > 0 ? waiting(self, request, admitted, wait, by) : Effect.succeed(admitted)
         }
       })
     }
 
     const waiting = (
       self: Provider,
+      request: LlmRequest,
       ticket: Ticket,
       millis: number,
       by: RateLimitStore.Name | undefined
@@ -325,7 +326,7 @@ const build = (
         () => {
           if (hub.active()) {
             const limit = by === undefined || meters[by] === "requests" ? "requests" : "tokens"
-            hub.publish({ _tag: "Throttled", request: ticket.request.id, provider: self.id, limit, wait })
+            hub.publish({ _tag: "Throttled", request: request.id, provider: self.id, limit, wait })
           }
           return ticket
         }
@@ -389,6 +390,7 @@ const build = (
           settle: (ticket, outcome) => settle(self, ticket, outcome)
         })(self),
         availability: (request, now) => {
+          if (!isBounded) return self.availability(request, now)
           const parts = findsOut(request) ? none : partsOf(1, estimate(request))
           const wait = parts.length === 0 ? 0 : store.peek(key, parts, now)
           return wait > patienceOf(request, now)
@@ -412,6 +414,8 @@ const tooLate = (operation: "take" | "give") => () =>
 const none: ReadonlyArray<RateLimitStore.Part> = []
 
 const noMarks: ReadonlyArray<number | undefined> = []
+
+const untaken = Effect.succeed<Ticket>({ input: 0, output: 0, parts: none, marks: noMarks })
 
 const marked = ({ marks, parts = none }: Ticket): ReadonlyArray<RateLimitStore.Part> =>
   parts.map((part, index) => ({ ...part, mark: marks[index] }))

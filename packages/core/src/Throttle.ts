@@ -78,6 +78,8 @@ export const counted = (settings: Settings, state: State, accepted: boolean, now
  * @since 0.1.0
  */
 export const rate = (settings: Settings, state: State, now: number): number => {
+  // Time makes both less by the same share, so as long as enough are accepted it need not be known how much.
+  if (state.calls <= settings.k * state.accepted) return 0
   const kept = fade(now - state.at, settings.halfLife)
   const calls = state.calls * kept
   if (calls < settings.minimumCalls) return 0
