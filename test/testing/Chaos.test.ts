@@ -5,11 +5,12 @@ import {
   LlmResilience,
   type LlmResponse,
   Policy,
+  Provider,
   ProviderError,
   ResilienceEvent
 } from "@llm-resilience/core"
 import { Chaos, ScriptedProvider } from "@llm-resilience/testing"
-import { Clock, Duration, Effect, Exit, Fiber, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -261,8 +262,67 @@ describe("Chaos", () => {
     }).pipe(Effect.scoped)
   )
 
-  it("refuses rates and parts that are none", () => {
-    assert.throws(() => Chaos.make({ rules: [{ fault: Chaos.hang, rate: 1.5 }] }), RangeError)
-    assert.throws(() => Chaos.cut(-1), RangeError)
+  it.effect("corrupts every stream it says it corrupts, each word in its own way", () =>
+    Effect.gen(function* () {
+      const words = "The quick brown fox jumps over the lazy dog and goes on for many more words"
+      for (let seed = 0; seed < 20; seed++) {
+        const model = yield* ScriptedProvider.make({ script: [ScriptedProvider.tokens(words)] })
+        const chaos = yield* Chaos.make({ seed, rules: [{ fault: Chaos.corrupted }] })
+        const self = yield* chaos.guard(model)
+        const whole = (yield* self.generate(request)).text
+        const streamed = text(yield* Stream.runCollect(self.stream(request)))
+
+        assert.include(whole, "\u{FFFD}")
+        assert.include(streamed, "\u{FFFD}")
+        assert.strictEqual(streamed.length, words.length)
+        const places = streamed.split(" ").map((word) => [...word].map((letter) => letter === "\u{FFFD}"))
+        assert.isAbove(new Set(places.map((word) => word.slice(0, 3).join())).size, 1)
+      }
+    }).pipe(Effect.scoped)
+  )
+
+  it.effect("around the layer of a provider strikes its health checks as well, and tells the events of the chain", () =>
+    Effect.gen(function* () {
+      const model = yield* ScriptedProvider.make({ id: "primary", script: [ScriptedProvider.answer("ok")] })
+      const chaos = yield* Chaos.make({ rules: [{ fault: Chaos.error("Network") }] })
+      const chain = LlmResilience.layer({
+        health: { unhealthyAfter: 2, interval: "5 seconds" },
+        steps: [{ provider: chaos.layer(Layer.succeed(Provider.Provider, model)) }]
+      })
+      yield* Effect.gen(function* () {
+        const service = yield* LlmResilience.LlmResilience
+        const struck: Array<string> = []
+        yield* Effect.forkScoped(
+          Stream.runForEach(service.events, (event) =>
+            Effect.sync(() => event._tag === "ChaosInjected" && struck.push(event.provider))
+          ),
+          { startImmediately: true }
+        )
+        yield* TestClock.adjust("30 seconds")
+
+        assert.deepStrictEqual(
+          (yield* service.health.states).map(({ state }) => state),
+          ["unhealthy"]
+        )
+        assert.isAbove(struck.length, 1)
+        assert.strictEqual(yield* model.count, 0)
+      }).pipe(Effect.scoped, Effect.provide(chain))
+    })
+  )
+
+  it("refuses what means nothing, and says what was expected", () => {
+    const ruled = (rule: Partial<Chaos.Rule>) => () => Chaos.make({ rules: [{ fault: Chaos.hang, ...rule }] })
+    assert.throws(ruled({ rate: 1.5 }), "rate must be in [0, 1], got 1.5")
+    assert.throws(ruled({ during: { every: "0 seconds" } }), "every must be longer than zero")
+    assert.throws(
+      ruled({ during: { every: "5 seconds" } }),
+      "for must be shorter than during.every (5000 ms), got nothing"
+    )
+    assert.throws(ruled({ during: { for: "6 seconds", every: "5 seconds" } }), "got 6000 ms")
+    assert.throws(() => Chaos.make({ seed: 2.5 }), "seed must be an integer, got 2.5")
+    assert.throws(() => Chaos.cut(-1), "afterParts must be an integer >= 0")
+    assert.throws(() => Chaos.latency({ min: "3 seconds", max: "1 second" }), "min must not be longer than max")
+    assert.throws(() => Chaos.latency({ median: "3 seconds", p99: "1 second" }), "not above p99, got 3000 and 1000 ms")
+    assert.throws(() => Chaos.latency({ median: "0 seconds", p99: "1 second" }), "above zero")
   })
 })

@@ -4,11 +4,16 @@
  * Put it innermost, next to the provider, and everything around it has to cope: timeouts, breaker, retries, the chain. What it injects
  * is drawn from a seed, published as a `ChaosInjected` event, and stops at once when it is switched off.
  *
+ * **Where it stands**
+ *
+ * Around the layer of a provider (`layer` of {@link Chaos}) it strikes all that goes to the provider: health checks, and the spans and metrics of single calls,
+ * see the faults as well. As the innermost policy of a step it strikes the calls of users only; health checks ask the bare provider, and find it well.
+ *
  * **Rules**
  *
  * A rule is a fault, how often it strikes (`rate`, always by default) and when (`during`, always by default). All rules are asked at every
- * call, in order: latencies add up, and the first other fault that strikes is the one that happens. Times of `during` count from the
- * moment when the policy is set up.
+ * call, in order, each by a draw of its own: latencies add up, and the first other fault that strikes is the one that happens. Two errors with a rate of
+ * 0.3 strike half of the calls. Times of `during` count from the moment when the policy is set up.
  *
  * **Switching off**
  *
@@ -27,6 +32,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import { dice, type Dice, logNormal } from "./internal/dice.ts"
 import { monotonic } from "./internal/monotonic.ts"
@@ -73,6 +79,10 @@ export interface Rule {
 /**
  * A span of time since the policy was set up.
  *
+ * **Details**
+ *
+ * `every` brings back what lasts `for` a shorter time.
+ *
  * @category models
  * @since 0.1.0
  */
@@ -98,7 +108,7 @@ export interface Options {
  *
  * **Details**
  *
- * `guard` is the policy that puts it around a provider; several may share one. `setRules` replaces the rules from the next call on, and their times
+ * `guard` is the policy that puts it around a provider, `layer` puts it around the layer of one; several may share one. `setRules` replaces the rules from the next call on, and their times
  * count from then; an empty list is peace. `injected` counts what was injected so far.
  *
  * @category models
@@ -106,6 +116,7 @@ export interface Options {
  */
 export interface Chaos {
   readonly guard: Policy.Policy
+  readonly layer: <E, R>(provider: Layer.Layer<Provider.Provider, E, R>) => Layer.Layer<Provider.Provider, E, R>
   readonly setRules: (rules: ReadonlyArray<Rule>) => Effect.Effect<void>
   readonly injected: Effect.Effect<number>
 }
@@ -178,6 +189,7 @@ export const policy =
  */
 export const make = (options?: Options): Effect.Effect<Chaos> => {
   const seed = options?.seed ?? 0
+  if (!Number.isSafeInteger(seed)) throw new RangeError(`Chaos: seed must be an integer, got ${seed}`)
   const first = (options?.rules ?? []).map(checked)
   return Effect.gen(function* () {
     const clock = yield* Clock.Clock
@@ -205,24 +217,28 @@ export const make = (options?: Options): Effect.Effect<Chaos> => {
         return Effect.succeed({ millis, fault: found, seed: d.int(0, 0x7fffffff) })
       })
 
-    return {
-      guard: (self) =>
-        Effect.map(ResilienceEvent.CurrentHub, (hub) => ({
-          ...self,
-          keepsDeadline: false,
-          generate: (request) =>
+    const guard: Policy.Policy = (self) =>
+      Effect.map(ResilienceEvent.CurrentHub, (hub) => ({
+        ...self,
+        keepsDeadline: false,
+        generate: (request) =>
+          Effect.flatMap(struck(hub, self.id, request), (struck) =>
+            struck === spared ? self.generate(request) : after(struck.millis, whole(self, request, struck))
+          ),
+        stream: (request) =>
+          Stream.unwrap(
             Effect.flatMap(struck(hub, self.id, request), (struck) =>
-              struck === spared ? self.generate(request) : after(struck.millis, whole(self, request, struck))
-            ),
-          stream: (request) =>
-            Stream.unwrap(
-              Effect.flatMap(struck(hub, self.id, request), (struck) =>
-                struck === spared
-                  ? Effect.succeed(self.stream(request))
-                  : after(struck.millis, Effect.succeed(streamed(self, request, struck)))
-              )
+              struck === spared
+                ? Effect.succeed(self.stream(request))
+                : after(struck.millis, Effect.succeed(streamed(self, request, struck)))
             )
-        })),
+          )
+      }))
+
+    return {
+      guard,
+      layer: (provider) =>
+        Layer.provide(Layer.effect(Provider.Provider, Effect.flatMap(Provider.Provider, guard)), provider),
       setRules: (next) => {
         const ready = next.map(checked)
         return Clock.clockWith((clock) =>
@@ -256,6 +272,10 @@ const checked = ({ during, fault, rate }: Rule) => {
   const length = Duration.toMillis(during?.for ?? Infinity)
   const every = Duration.toMillis(during?.every ?? Infinity)
   if (!(every > 0)) throw new RangeError(`Chaos: during.every must be longer than zero, got ${every} ms`)
+  if (every < Infinity && !(length < every)) {
+    const got = during?.for === undefined ? "nothing" : `${length} ms`
+    throw new RangeError(`Chaos: during.for must be shorter than during.every (${every} ms), got ${got}`)
+  }
   return {
     fault,
     rate: rate ?? 1,
@@ -297,13 +317,14 @@ const whole = (
     case "Output":
       return Effect.succeed(said(self, fault.text))
     case "Corrupted":
-      return Effect.map(self.generate(request), ({ content, limits, served }) =>
-        LlmResponse.make({
-          content: content.map((part) => (part.type === "text" ? { ...part, text: garbled(part.text, seed) } : part)),
+      return Effect.map(self.generate(request), ({ content, limits, served }) => {
+        const garble = garbling(seed)
+        return LlmResponse.make({
+          content: content.map((part) => (part.type === "text" ? { ...part, text: garble(part.text) } : part)),
           served,
           limits
         })
-      )
+      })
   }
 }
 
@@ -333,9 +354,12 @@ const streamed = (
     case "Output":
       return Provider.replay(said(self, fault.text))
     case "Corrupted":
-      return Stream.map(self.stream(request), (part) =>
-        part.type === "text-delta" ? { ...part, delta: garbled(part.delta, seed) } : part
-      )
+      return Stream.suspend(() => {
+        const garble = garbling(seed)
+        return Stream.map(self.stream(request), (part) =>
+          part.type === "text-delta" ? { ...part, delta: garble(part.delta) } : part
+        )
+      })
   }
 }
 
@@ -359,9 +383,16 @@ const broken = (
 const said = (self: Provider.Provider, text: string): LlmResponse.LlmResponse =>
   LlmResponse.make({ content: LlmResponse.textContent(text), served: LlmResponse.servedBy(self) })
 
-const garbled = (text: string, seed: number): string => {
+// One for all parts of an answer. Its first letter goes in any case: what was injected shall be there.
+const garbling = (seed: number): ((text: string) => string) => {
   const d = dice(seed)
-  return text.replaceAll(/\S/gu, (character) => (d.chance(0.3) ? "\u{FFFD}" : character))
+  let isFirst = true
+  return (text) =>
+    text.replaceAll(/\S/gu, (character) => {
+      const isLost = d.chance(0.3) || isFirst
+      isFirst = false
+      return isLost ? "\u{FFFD}" : character
+    })
 }
 
 /**
@@ -406,11 +437,15 @@ export const latency = (
 ): Fault => {
   if (typeof length === "object" && "min" in length) {
     const [min, max] = [Duration.toMillis(length.min), Duration.toMillis(length.max)]
+    if (!(min <= max)) throw new RangeError(`Chaos.latency: min must not be longer than max, got ${min} and ${max} ms`)
     return { _tag: "Latency", millis: (d) => d.between(min, max) }
   }
   if (typeof length === "object" && "median" in length) {
-    const draw = logNormal(Duration.toMillis(length.median), Duration.toMillis(length.p99))
-    return { _tag: "Latency", millis: draw }
+    const [median, p99] = [Duration.toMillis(length.median), Duration.toMillis(length.p99)]
+    if (!(median > 0 && median <= p99 && p99 < Infinity)) {
+      throw new RangeError(`Chaos.latency: median must be above zero and not above p99, got ${median} and ${p99} ms`)
+    }
+    return { _tag: "Latency", millis: logNormal(median, p99) }
   }
   const millis = Duration.toMillis(length)
   return { _tag: "Latency", millis: () => millis }
