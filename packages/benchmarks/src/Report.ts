@@ -32,13 +32,16 @@ const roundsOf = (cells: ReadonlyArray<Cell>) =>
     })
   )
 
-/** What a program can live with: an answer, one error in time, a caller who left no trace. */
 const sums: ReadonlyArray<readonly [string, ReadonlyArray<Verdict>]> = [
-  ["answered", ["answered", "left"]],
+  ["answered", ["answered"]],
   ["error in time", ["error"]],
+  ["stopped with its caller", ["left"]],
   ["wrong text as a success", ["wrong"]],
   ["later than the deadline", ["late", "hung", "leaked", "crashed"]]
 ]
+
+/** What a program can live with: an answer, one error in time, a caller who left no trace. */
+const tolerable: ReadonlyArray<Verdict> = ["answered", "error", "left"]
 
 export const survival = (cells: ReadonlyArray<Cell>): string => {
   const systems = unique(cells.map(({ system }) => system))
@@ -61,8 +64,7 @@ export const survival = (cells: ReadonlyArray<Cell>): string => {
         const cell = round.find((cell) => cell.system === system)
         if (cell === undefined) return "not run"
         const { backupCalls, primaryCalls, seconds, verdict } = cell
-        const bold = sums[0]?.[1].includes(verdict) || verdict === "error" ? verdict : `**${verdict}**`
-        return `${bold} ${seconds.toFixed(1)} s, ${primaryCalls ?? "?"}+${backupCalls}`
+        return `${tolerable.includes(verdict) ? verdict : `**${verdict}**`} ${seconds.toFixed(1)} s, ${primaryCalls ?? "?"}+${backupCalls}`
       })
     ])
   )
