@@ -52,6 +52,25 @@ describe("VirtualTime", () => {
     assert.deepStrictEqual([waiting._tag, busy._tag], ["Deadlock", "Livelock"])
   })
 
+  it("gives what a program comes to, and throws what it does not", () => {
+    const time = () => VirtualTime.make({ maxStepsAtOnce: 1000 })
+    const waited = Effect.sleep("2 seconds")
+
+    assert.strictEqual(time().runSync(Effect.as(waited, "done")), "done")
+    assert.throws(() => time().runSync(Effect.andThen(waited, Effect.fail(new Error("it broke")))), "it broke")
+    assert.throws(() => time().runSync(Effect.die(new Error("a defect"))), "a defect")
+    assert.throws(() => time().runSync(Effect.andThen(waited, Effect.never)), "a deadlock at 2000 ms")
+    assert.throws(() => time().runSync(Effect.promise(() => Promise.resolve(1))), "A promise")
+    assert.throws(() => time().runSync(Effect.forever(Effect.yieldNow)), "a livelock at 0 ms")
+  })
+
+  it("refuses options that mean nothing", () => {
+    assert.throws(() => VirtualTime.make({ seed: NaN }), "seed must be an integer, got NaN")
+    assert.throws(() => VirtualTime.make({ wall: Infinity }), "wall must be a finite number")
+    assert.throws(() => VirtualTime.make({ maxStepsAtOnce: -1 }), "maxStepsAtOnce must be at least 1, got -1")
+    assert.throws(() => VirtualTime.make({ preemption: 1 }), "preemption must be in [0, 1), got 1")
+  })
+
   const order = (seed: number, options?: VirtualTime.Options): string => {
     const time = VirtualTime.make({ seed, ...options })
     const names: Array<string> = []

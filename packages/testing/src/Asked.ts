@@ -21,9 +21,8 @@
  *   yield* Asked.expect(primary, [{ outcome: "failed" }, { after: "2 seconds", outcome: "answered" }])
  *   return yield* Asked.story(primary)
  * })
- * const ending = VirtualTime.make().run(Effect.scoped(program))
  *
- * ending._tag === "Ended" && ending.exit._tag === "Success" && ending.exit.value
+ * VirtualTime.make().runSync(Effect.scoped(program))
  * // => ["asked, failed at once", "2 s later: asked, answered at once"]
  * ```
  *

@@ -10,11 +10,12 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type * as Exit from "effect/Exit"
+import * as Exit from "effect/Exit"
 import * as Random from "effect/Random"
 import * as Scheduler from "effect/Scheduler"
 import { dice } from "./internal/dice.ts"
@@ -28,7 +29,8 @@ import * as Timers from "./internal/timers.ts"
  * - `context` holds the clock, the scheduler and the source of random numbers. `fork` runs an effect with them.
  * - `now` is the monotonic time in milliseconds, 0 at the start. `at` calls a function when it is that late, and returns how to prevent it.
  * - `stepWall` sets the wall clock forward or back; monotonic time does not notice.
- * - `run` goes on until the program has ended, and says what became of it.
+ * - `run` goes on until the program has ended, and says what became of it. `runSync` gives its value, and throws what else it comes to: what a test
+ *   wants.
  *
  * @category models
  * @since 0.1.0
@@ -40,6 +42,7 @@ export interface VirtualTime {
   readonly at: (millis: number, action: () => void) => () => void
   readonly stepWall: (millis: number) => void
   readonly run: <A, E>(program: Effect.Effect<A, E>) => Ending<A, E>
+  readonly runSync: <A, E>(program: Effect.Effect<A, E>) => A
 }
 
 /**
@@ -107,12 +110,23 @@ export interface Options {
  * ending._tag // => "Deadlock"
  * ```
  *
+ * **Example** (In a test)
+ *
+ * ```ts import.meta.vitest
+ * import { Clock, Effect } from "effect"
+ * import { VirtualTime } from "@llm-resilience/testing"
+ *
+ * VirtualTime.make({ wall: 0 }).runSync(Effect.andThen(Effect.sleep("1 hour"), Clock.currentTimeMillis)) // => 3_600_000
+ * ```
+ *
  * @category constructors
  * @since 0.1.0
  */
 export const make = (options?: Options): VirtualTime => {
   const seed = options?.seed ?? 0
+  if (!Number.isSafeInteger(seed)) throw new RangeError(`VirtualTime.make: seed must be an integer, got ${seed}`)
   const atOnce = options?.maxStepsAtOnce ?? 100_000
+  if (!(atOnce >= 1)) throw new RangeError(`VirtualTime.make: maxStepsAtOnce must be at least 1, got ${atOnce}`)
   const preemption = options?.preemption ?? 0
   if (!(preemption >= 0 && preemption < 1)) {
     throw new RangeError(`VirtualTime.make: preemption must be in [0, 1), got ${preemption}`)
@@ -126,6 +140,7 @@ export const make = (options?: Options): VirtualTime => {
   let now = 0
   let nanos = 0n
   let wall = options?.wall ?? 1_767_225_600_000
+  if (!Number.isFinite(wall)) throw new RangeError(`VirtualTime.make: wall must be a finite number, got ${wall}`)
 
   const at = (millis: number, action: () => void): (() => void) => {
     const timer = timers.add(Math.max(now, millis), action)
@@ -173,6 +188,31 @@ export const make = (options?: Options): VirtualTime => {
   )
   const fork = Effect.runForkWith(context)
 
+  const run: VirtualTime["run"] = (program) => {
+    const fiber = fork(program)
+    let steps = 0
+    let since = 0
+    for (let exit = fiber.pollUnsafe(); ; exit = fiber.pollUnsafe()) {
+      if (exit !== undefined) return { _tag: "Ended", exit, at: now, steps }
+      const task = ready.take()
+      if (task !== undefined) {
+        steps++
+        if (++since > atOnce) return { _tag: "Livelock", at: now, steps }
+        task()
+        continue
+      }
+      const timer = timers.next()
+      if (timer === undefined) return { _tag: "Deadlock", at: now, steps }
+      if (timer.at > now) {
+        nanos = BigInt(Math.round(timer.at * 1_000_000))
+        now = Number(nanos) / 1_000_000
+        since = 0
+      } else if (++since > atOnce) return { _tag: "Livelock", at: now, steps }
+      steps++
+      timer.action()
+    }
+  }
+
   return {
     context,
     fork: (effect) => fork(effect),
@@ -181,29 +221,18 @@ export const make = (options?: Options): VirtualTime => {
     stepWall: (millis) => {
       wall += millis
     },
-    run: (program) => {
-      const fiber = fork(program)
-      let steps = 0
-      let since = 0
-      for (let exit = fiber.pollUnsafe(); ; exit = fiber.pollUnsafe()) {
-        if (exit !== undefined) return { _tag: "Ended", exit, at: now, steps }
-        const task = ready.take()
-        if (task !== undefined) {
-          steps++
-          if (++since > atOnce) return { _tag: "Livelock", at: now, steps }
-          task()
-          continue
-        }
-        const timer = timers.next()
-        if (timer === undefined) return { _tag: "Deadlock", at: now, steps }
-        if (timer.at > now) {
-          nanos = BigInt(Math.round(timer.at * 1_000_000))
-          now = Number(nanos) / 1_000_000
-          since = 0
-        } else if (++since > atOnce) return { _tag: "Livelock", at: now, steps }
-        steps++
-        timer.action()
+    run,
+    runSync: (program) => {
+      const ending = run(program)
+      if (ending._tag === "Ended") {
+        if (Exit.isSuccess(ending.exit)) return ending.exit.value
+        throw Cause.squash(ending.exit.cause)
       }
+      throw new Error(
+        ending._tag === "Deadlock"
+          ? `VirtualTime: a deadlock at ${ending.at} ms: everybody waits for what never comes. A promise, a socket or a timer of the host never does.`
+          : `VirtualTime: a livelock at ${ending.at} ms: ${ending.steps} steps, and no end.`
+      )
     }
   }
 }
