@@ -275,7 +275,7 @@ describe("Chaos", () => {
         assert.include(whole, "\u{FFFD}")
         assert.include(streamed, "\u{FFFD}")
         assert.strictEqual(streamed.length, words.length)
-        const places = streamed.split(" ").map((word) => [...word].map((letter) => letter === "\u{FFFD}"))
+        const places = streamed.split(" ").map((word) => Array.from(word).map((letter) => letter === "\u{FFFD}"))
         assert.isAbove(new Set(places.map((word) => word.slice(0, 3).join())).size, 1)
       }
     }).pipe(Effect.scoped)

@@ -41,7 +41,7 @@ const sums: ReadonlyArray<readonly [string, ReadonlyArray<Verdict>]> = [
 ]
 
 /** What a program can live with: an answer, one error in time, a caller who left no trace. */
-const tolerable: ReadonlyArray<Verdict> = ["answered", "error", "left"]
+const tolerable: ReadonlySet<Verdict> = new Set(["answered", "error", "left"])
 
 export const survival = (cells: ReadonlyArray<Cell>): string => {
   const systems = unique(cells.map(({ system }) => system))
@@ -64,7 +64,7 @@ export const survival = (cells: ReadonlyArray<Cell>): string => {
         const cell = round.find((cell) => cell.system === system)
         if (cell === undefined) return "not run"
         const { backupCalls, primaryCalls, seconds, verdict } = cell
-        return `${tolerable.includes(verdict) ? verdict : `**${verdict}**`} ${seconds.toFixed(1)} s, ${primaryCalls ?? "?"}+${backupCalls}`
+        return `${tolerable.has(verdict) ? verdict : `**${verdict}**`} ${seconds.toFixed(1)} s, ${primaryCalls ?? "?"}+${backupCalls}`
       })
     ])
   )
