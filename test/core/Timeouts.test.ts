@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { CircuitBreaker, LlmRequest, Policy, type Provider, type ProviderError, Timeouts } from "@llm-resilience/core"
 import { Provider as Providers, LlmResponse } from "@llm-resilience/core"
-import { ScriptedProvider } from "@llm-resilience/testing"
+import { ScriptedProvider, VirtualTime } from "@llm-resilience/testing"
 import { Clock, Duration, Effect, Exit, Fiber, Random, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
@@ -117,6 +117,18 @@ describe("Timeouts", () => {
         assert.strictEqual(at, 4000)
       })
     )
+
+    it("leaves no timer behind when what is late stops at once", () => {
+      const asked = Effect.gen(function* () {
+        const { self } = yield* bounded([ScriptedProvider.hang], { attempt: "1 second" })
+        const late = yield* Effect.exit(self.generate(LlmRequest.start({ ...request, expiresAt: 60_000 }, 0)))
+        assert.deepStrictEqual(timeoutOf(late), ["attempt", 1000])
+        return yield* Effect.never
+      })
+      const ending = VirtualTime.make().run(asked)
+
+      assert.deepStrictEqual([ending._tag, ending.at], ["Deadlock", 1000])
+    })
 
     it.effect("returns on time when the ending is hard", () =>
       Effect.gen(function* () {

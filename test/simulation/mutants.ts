@@ -147,8 +147,8 @@ import * as Stream from "effect/Stream"`
     name: "loser not stopped by the attempt timeout",
     file: core("internal/within.ts"),
     from: `      worker.interruptUnsafe()
-      if (grace <= 0)`,
-    to: `      if (grace <= 0)`
+      if (worker.pollUnsafe() !== undefined || grace === Infinity) return`,
+    to: `      if (grace === Infinity) return`
   },
   {
     name: "first token awaited only from the first part on",

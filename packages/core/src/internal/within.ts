@@ -47,8 +47,9 @@ export const until = <A, E, E2>(
       late = true
       // First stop the loser, then let the caller go on: whatever it asks next must not meet what the loser still holds.
       worker.interruptUnsafe()
+      if (worker.pollUnsafe() !== undefined || grace === Infinity) return
       if (grace <= 0) resume(onTimeout())
-      else if (grace < Infinity) stop = alarm.after(grace, () => resume(onTimeout()))
+      else stop = alarm.after(grace, () => resume(onTimeout()))
     })
     return Effect.suspend(() => {
       stop()
