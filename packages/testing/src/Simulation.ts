@@ -16,9 +16,11 @@
  *
  * @since 0.1.0
  */
+import { draw } from "./internal/simulation/drawing.ts"
 import type { Violation } from "./internal/simulation/live.ts"
-import * as Plans from "./internal/simulation/plan.ts"
+import type * as Plans from "./internal/simulation/plan.ts"
 import * as Runs from "./internal/simulation/run.ts"
+import { smaller } from "./internal/simulation/smaller.ts"
 
 /**
  * Everything that one run does, as plain data.
@@ -66,7 +68,7 @@ export interface Run {
  * @category constructors
  * @since 0.1.0
  */
-export const plan: (seed: number) => Plan = Plans.draw
+export const plan: (seed: number) => Plan = draw
 
 /**
  * Runs a seed, or a plan that was changed by hand.
@@ -87,7 +89,7 @@ export const plan: (seed: number) => Plan = Plans.draw
  * @since 0.1.0
  */
 export const run = (seed: number | Plan, options?: { readonly keptEvents?: number | undefined }): Run =>
-  Runs.run(typeof seed === "number" ? Plans.draw(seed) : seed, options?.keptEvents)
+  Runs.run(typeof seed === "number" ? draw(seed) : seed, options?.keptEvents)
 
 /**
  * Makes a failing run smaller: fewer requests, fewer steps, fewer kinds of trouble, as long as the same invariant is violated.
@@ -104,7 +106,7 @@ export const shrink = (failing: Run, options?: { readonly attempts?: number | un
   let smallest = failing
   for (let found = true; found && left > 0;) {
     found = false
-    for (const candidate of Plans.smaller(smallest.plan)) {
+    for (const candidate of smaller(smallest.plan)) {
       if (left-- <= 0) break
       const run = Runs.run(candidate)
       if (run.violation?.invariant !== failing.violation?.invariant) continue
