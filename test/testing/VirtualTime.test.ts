@@ -71,6 +71,31 @@ describe("VirtualTime", () => {
     assert.throws(() => VirtualTime.make({ preemption: 1 }), "preemption must be in [0, 1), got 1")
   })
 
+  it("kills a process: none of its fibers goes on, no finalizer runs, and nobody can wake it", () => {
+    const time = VirtualTime.make()
+    const seen: Array<string> = []
+    const note = (name: string) => Effect.sync(() => void seen.push(`${name} ${time.now()}`))
+    const signal = Deferred.makeUnsafe<void>()
+    const ending = time.run(
+      Effect.gen(function* () {
+        const { at, fork, kill } = time.process()
+        fork(Effect.forever(Effect.andThen(note("beat"), Effect.sleep(100))))
+        const waits = fork(Effect.ensuring(Effect.andThen(Deferred.await(signal), note("woken")), note("cleanup")))
+        at(500, () => void seen.push("alarm"))
+        yield* Effect.sleep(150)
+        kill()
+        waits.interruptUnsafe()
+        Deferred.doneUnsafe(signal, Exit.void)
+        fork(note("late"))
+        yield* Effect.sleep(1000)
+        yield* note("survivor")
+      })
+    )
+
+    assert.strictEqual(ending._tag, "Ended")
+    assert.deepStrictEqual(seen, ["beat 0", "beat 100", "survivor 1150"])
+  })
+
   const order = (seed: number, options?: VirtualTime.Options): string => {
     const time = VirtualTime.make({ seed, ...options })
     const names: Array<string> = []

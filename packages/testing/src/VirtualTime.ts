@@ -28,6 +28,7 @@ import * as Timers from "./internal/timers.ts"
  *
  * - `context` holds the clock, the scheduler and the source of random numbers. `fork` runs an effect with them.
  * - `now` is the monotonic time in milliseconds, 0 at the start. `at` calls a function when it is that late, and returns how to prevent it.
+ * - `process` starts a process that can be killed, on the same clocks.
  * - `stepWall` sets the wall clock forward or back; monotonic time does not notice.
  * - `run` goes on until the program has ended, and says what became of it. `runSync` gives its value, and throws what else it comes to: what a test
  *   wants.
@@ -35,14 +36,30 @@ import * as Timers from "./internal/timers.ts"
  * @category models
  * @since 0.1.0
  */
-export interface VirtualTime {
-  readonly context: Context.Context<never>
-  readonly fork: <A, E>(effect: Effect.Effect<A, E>) => ReturnType<typeof Effect.runFork<A, E>>
+export interface VirtualTime extends Omit<Process, "kill"> {
   readonly now: () => number
-  readonly at: (millis: number, action: () => void) => () => void
+  readonly process: () => Process
   readonly stepWall: (millis: number) => void
   readonly run: <A, E>(program: Effect.Effect<A, E>) => Ending<A, E>
   readonly runSync: <A, E>(program: Effect.Effect<A, E>) => A
+}
+
+/**
+ * Fibers that can be killed together.
+ *
+ * **Details**
+ *
+ * `kill` is what SIGKILL is: from then on no fiber of the process makes another step, whatever it waits for, whoever interrupts it, and no finalizer
+ * runs. Nor does what it wanted to do `at` some time. What others share with it stays as it is.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Process {
+  readonly context: Context.Context<never>
+  readonly fork: <A, E>(effect: Effect.Effect<A, E>) => ReturnType<typeof Effect.runFork<A, E>>
+  readonly at: (millis: number, action: () => void) => () => void
+  readonly kill: () => void
 }
 
 /**
@@ -148,7 +165,7 @@ export const make = (options?: Options): VirtualTime => {
   }
 
   const wallMillis = (): number => wall + now
-  const clock: Clock.Clock = {
+  const clock = (): Clock.Clock => ({
     currentTimeMillisUnsafe: wallMillis,
     currentTimeMillis: Effect.sync(wallMillis),
     currentTimeNanosUnsafe: () => BigInt(Math.round(wallMillis() * 1_000_000)),
@@ -164,7 +181,7 @@ export const make = (options?: Options): VirtualTime => {
         return Effect.sync(() => timers.cancel(timer))
       })
     }
-  }
+  })
 
   let patience = preemption === 0 ? Infinity : yielding.exponential(1 / preemption)
   const scheduler: Scheduler.Scheduler = {
@@ -179,7 +196,7 @@ export const make = (options?: Options): VirtualTime => {
     makeDispatcher: () => ({ scheduleTask: ready.add, flush: () => {} })
   }
 
-  const context = Context.make(Clock.Clock, clock).pipe(
+  const context = Context.make(Clock.Clock, clock()).pipe(
     Context.add(Scheduler.Scheduler, scheduler),
     Context.add(Random.Random, {
       nextIntUnsafe: () => numbers.int(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
@@ -213,11 +230,44 @@ export const make = (options?: Options): VirtualTime => {
     }
   }
 
+  const process = (): Process => {
+    let alive = true
+    const own = context.pipe(
+      // What is kept for each clock, as one sleeper for many, dies with the process.
+      Context.add(Clock.Clock, clock()),
+      Context.add(Scheduler.Scheduler, {
+        executionMode: "async",
+        // Asked before each step, so the dead come no further than to give way, and what they gave way for never comes.
+        shouldYield: (fiber) => !alive || scheduler.shouldYield(fiber),
+        makeDispatcher: () => ({
+          scheduleTask: (task) =>
+            ready.add(() => {
+              if (alive) task()
+            }),
+          flush: () => {}
+        })
+      })
+    )
+    const fork = Effect.runForkWith(own)
+    return {
+      context: own,
+      fork: (effect) => fork(effect),
+      at: (millis, action) =>
+        at(millis, () => {
+          if (alive) action()
+        }),
+      kill: () => {
+        alive = false
+      }
+    }
+  }
+
   return {
     context,
     fork: (effect) => fork(effect),
     now: () => now,
     at,
+    process,
     stepWall: (millis) => {
       wall += millis
     },
