@@ -7,10 +7,11 @@ import {
   Provider,
   RateLimit,
   RateLimitStore,
-  ResilienceEvent
+  ResilienceEvent,
+  Timeouts
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
-import { Clock, Duration, Effect, Fiber, Layer, Schema, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
 import { Prompt } from "effect/ai"
 import { TestClock } from "effect/testing"
 import { availabilityOf } from "../support/availability.ts"
@@ -385,6 +386,66 @@ describe("RateLimit", () => {
         yield* TestClock.adjust("250 millis")
         assert.deepStrictEqual(seen, ["LimitStoreFailed", "LimitStoreFailed"])
       }
+    })
+  )
+
+  // A store in memory that answers a tenth of a second later.
+  const faraway = Effect.gen(function* () {
+    const memory = RateLimitStore.makeMemory()
+    const take: typeof memory.take = (...args) => Effect.delay(memory.take(...args), "100 millis")
+    const provider = yield* ScriptedProvider.make({ script: [ok] })
+    const bounded = yield* Timeouts.policy()(provider)
+    const self = yield* RateLimit.policyStored({ key: "far", requestsPerMinute: 2, maxWait: "1 minute" })(bounded).pipe(
+      Effect.provideService(RateLimitStore.RateLimitStore, { ...memory, take })
+    )
+    const left = Effect.map(
+      memory.take("far", [{ name: "requests", amount: 0, perMinute: 2 }], Infinity),
+      ({ left }) => left[0]
+    )
+    const call = (deadline?: Duration.Duration) =>
+      Effect.map(
+        Effect.timed(
+          Effect.match(self.generate({ ...request, deadline }), {
+            onSuccess: ({ text }) => text,
+            onFailure: retryAfter
+          })
+        ),
+        ([duration, said]) => [Duration.toMillis(duration), said]
+      )
+    return { provider, call, left }
+  })
+
+  it.effect("waits for a store no longer than the deadline, and gives back what it took later", () =>
+    Effect.gen(function* () {
+      const { call, left, provider } = yield* faraway
+      const fiber = yield* Effect.forkChild(call(Duration.millis(30)), { startImmediately: true })
+      yield* TestClock.adjust("30 millis")
+      assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed([30, "Timeout"]))
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual([yield* left, yield* provider.count], [2, 0])
+    })
+  )
+
+  it.effect("waits no longer than the deadline when the store took a part of the time", () =>
+    Effect.gen(function* () {
+      const { call } = yield* faraway
+      const fibers = yield* Effect.forEach([undefined, undefined, Duration.millis(30_050)], (deadline) =>
+        Effect.forkChild(call(deadline), { startImmediately: true })
+      )
+      yield* TestClock.adjust("30050 millis")
+      assert.deepStrictEqual(fibers[2]?.pollUnsafe(), Exit.succeed([30_050, "Timeout"]))
+    })
+  )
+
+  it.effect("gives back what was taken for a caller who left while the store was asked", () =>
+    Effect.gen(function* () {
+      const { call, left, provider } = yield* faraway
+      const fiber = yield* Effect.forkChild(call(), { startImmediately: true })
+      yield* TestClock.adjust("50 millis")
+      const leaving = yield* Effect.forkChild(Fiber.interrupt(fiber), { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(leaving)
+      assert.deepStrictEqual([yield* left, yield* provider.count], [2, 0])
     })
   )
 

@@ -300,17 +300,37 @@ const build = (
       if (parts.length === 0) return Effect.succeed(ticket)
       const passes: Ticket = { ...ticket, parts: undefined }
       if (now < restsUntil) return Effect.succeed(passes)
-      const taking = store.take(key, parts, patienceOf(request, now))
-      return Effect.matchCauseEffect(asked("take", taking), {
+      const taking = Effect.matchCauseEffect(asked("take", store.take(key, parts, patienceOf(request, now))), {
         onFailure: (cause) => Effect.as(report(self.id, "take")(cause), passes),
         onSuccess: ({ by, marks, taken, wait }) => {
           if (!taken) return refuse(self, wait)
           const admitted = marks.length === 0 ? ticket : { ...ticket, marks }
-          return wait > 0 ? waiting(self, request, admitted, wait, by) : Effect.succeed(admitted)
+          return isLocal && wait <= 0 ? Effect.succeed(admitted) : waiting(self, request, admitted, wait, by)
         }
       })
+      return isLocal || request.expiresAt === Infinity ? taking : inTime(self, taking, passes, request.expiresAt - now)
     }
 
+    // The deadline may come while a store elsewhere is asked. Then the call goes on, to be told so by whoever keeps the time, and what is taken for it
+    // is given back when the store answers.
+    const inTime = (
+      self: Provider,
+      taking: Effect.Effect<Ticket, Failure>,
+      passes: Ticket,
+      left: number
+    ): Effect.Effect<Ticket, Failure> => {
+      if (left <= 0) return Effect.succeed(passes)
+      let got = passes
+      const noted = Effect.map(Effect.uninterruptible(taking), (ticket) => {
+        got = ticket
+        return ticket
+      })
+      return Effect.onExit(Effect.interruptible(within(noted, left, () => Effect.succeed(passes), 0)), (exit) =>
+        Exit.isFailure(exit) && got !== passes ? tell(self.id, store.give(key, marked(got))) : Effect.void
+      )
+    }
+
+    // Whoever has left by then, or leaves while he waits, gives everything back.
     const waiting = (
       self: Provider,
       request: LlmRequest,
@@ -320,11 +340,11 @@ const build = (
     ): Effect.Effect<Ticket> => {
       const wait = Duration.millis(millis)
       return Effect.map(
-        Effect.onExit(Effect.interruptible(Effect.sleep(wait)), (exit) =>
+        Effect.onExit(Effect.interruptible(millis > 0 ? Effect.sleep(wait) : Effect.void), (exit) =>
           Exit.isFailure(exit) ? tell(self.id, store.give(key, marked(ticket))) : Effect.void
         ),
         () => {
-          if (hub.active()) {
+          if (millis > 0 && hub.active()) {
             const limit = by === undefined || meters[by] === "requests" ? "requests" : "tokens"
             hub.publish({ _tag: "Throttled", request: request.id, provider: self.id, limit, wait })
           }

@@ -14,7 +14,7 @@ import { monotonic } from "./monotonic.ts"
 export const within = <A, E, E2>(
   self: Effect.Effect<A, E>,
   millis: number,
-  onTimeout: () => Effect.Effect<never, E2>,
+  onTimeout: () => Effect.Effect<A, E2>,
   grace: number
 ): Effect.Effect<A, E | E2> =>
   millis === Infinity
@@ -28,7 +28,7 @@ export const until = <A, E, E2>(
   parent: Fiber.Fiber<unknown, unknown>,
   self: Effect.Effect<A, E>,
   due: number,
-  onTimeout: () => Effect.Effect<never, E2>,
+  onTimeout: () => Effect.Effect<A, E2>,
   grace: number
 ): Effect.Effect<A, E | E2> => {
   if (due === Infinity) return self
