@@ -59,6 +59,8 @@ const happy = (plan: Simulation.Plan): Simulation.Plan => {
     health: undefined,
     cache: undefined,
     deferred: undefined,
+    requeues: [],
+    replicas: undefined,
     requests: Array.from({ length: 2000 }, (_, index) => index),
     traffic: { ...none, every: 10, deadlines: 1, questions: 40, scopes: 3, toolsets: 2 },
     steps: [

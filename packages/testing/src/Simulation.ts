@@ -59,6 +59,10 @@ export interface Run {
     readonly deferred: number
     readonly json: number
     readonly toolCalls: number
+    readonly requeued: number
+    readonly limited: number
+    readonly killed: number
+    readonly shutDown: number
   }
 }
 

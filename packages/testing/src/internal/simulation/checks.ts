@@ -5,15 +5,28 @@ import * as Duration from "effect/Duration"
 import type * as Exit from "effect/Exit"
 import * as AnswerChecks from "./answerChecks.ts"
 import * as DeferredChecks from "./deferredChecks.ts"
+import * as LimitChecks from "./limitChecks.ts"
 import { epsilon, type Live, type Run } from "./live.ts"
 import { nameOf } from "./plan.ts"
+import type { Kept } from "./references.ts"
 import * as StepChecks from "./stepChecks.ts"
 import type { Call, Marked } from "./world.ts"
 
-/** Everything that is checked in a run. */
-export interface Checks {
-  readonly steps: StepChecks.StepChecks
+/** What is checked in all processes of a run together. */
+export interface Shared {
+  readonly answers: AnswerChecks.AnswerChecks
   readonly deferred: DeferredChecks.DeferredChecks
+  readonly limits: LimitChecks.LimitChecks
+}
+
+export const shared = (run: Run): Shared => {
+  const answers = AnswerChecks.make(run)
+  return { answers, deferred: DeferredChecks.make(run, answers), limits: LimitChecks.make(run) }
+}
+
+/** Everything that is checked in one process. */
+export interface Checks extends Shared {
+  readonly steps: StepChecks.StepChecks
   readonly onEvent: (event: ResilienceEvent) => void
   readonly callStarted: (call: Call) => void
   readonly callEnded: (call: Call) => void
@@ -22,20 +35,21 @@ export interface Checks {
   readonly ended: (live: Live, exit: Exit.Exit<LlmResponse | void, Failure>) => void
 }
 
-export const make = (run: Run): Checks => {
+export const make = (run: Run, shared: Shared, kept?: ReadonlyArray<Kept | undefined>): Checks => {
   const { byId, counts, live, plan, time, trace, violate } = run
-  const steps = StepChecks.make(run)
-  const answers = AnswerChecks.make(run)
-  const deferred = DeferredChecks.make(run, steps, answers)
+  const { answers, deferred } = shared
+  const steps = StepChecks.make(run, kept)
+  // Each process numbers its requests itself.
+  const own = new Map<number, Live>()
   const liveOf = (call: Call): Live | undefined => (call.request === undefined ? undefined : live.get(call.request))
 
   return {
+    ...shared,
     steps,
-    deferred,
     onEvent: (event) => {
       const id = "request" in event ? event.request : 0
       trace.add(time.now(), event._tag, id, event)
-      steps.onEvent(event, byId.get(id))
+      steps.onEvent(event, own.get(id) ?? byId.get(id))
     },
     callStarted: (call) => {
       counts.calls++
@@ -61,7 +75,7 @@ export const make = (run: Run): Checks => {
       const of = request.simulated === undefined ? undefined : live.get(request.simulated)
       if (of === undefined) return
       of.id = request.id
-      byId.set(request.id, of)
+      own.set(request.id, of)
     },
     part: answers.part,
     ended: (of, exit) => {

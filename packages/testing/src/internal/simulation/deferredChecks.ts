@@ -4,6 +4,7 @@ import type { LlmUnavailable } from "@llm-resilience/core/LlmUnavailable"
 import type * as Policy from "@llm-resilience/core/Policy"
 import type { Failure } from "@llm-resilience/core/Provider"
 import * as ProviderError from "@llm-resilience/core/ProviderError"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -14,28 +15,42 @@ import type { AnswerChecks } from "./answerChecks.ts"
 import { identityOf, questionOf } from "./knowledge.ts"
 import * as Live from "./live.ts"
 import { type Deferred, ordinary } from "./plan.ts"
+import * as Remote from "./remote.ts"
 import type { StepChecks } from "./stepChecks.ts"
 import type { Marked } from "./world.ts"
 
 /** What is accepted with a ticket, and what becomes of it. */
 export interface DeferredChecks {
-  /** Around the store: everything that the queue decides passes here. */
-  readonly store: (store: DeferredStore.DeferredStore["Service"]) => DeferredStore.DeferredStore["Service"]
-  /** Between the queue and the chain: what is asked to work the queue off becomes a request that is watched like all others. */
-  readonly asking: Policy.Policy
+  readonly of: (place: Remote.Place, steps: StepChecks) => Desk
   readonly terms: (request: Marked) => DeferredQueue.Terms
   readonly onSettled: (settled: DeferredQueue.Settled) => Effect.Effect<void, string>
   readonly ended: (live: Live.Live, exit: Exit.Exit<unknown, Failure>) => void
-  readonly use: (queue: DeferredQueue.DeferredQueue["Service"]) => void
+  /** An operator gives what died a new life. */
+  readonly requeue: () => void
   /** How many tickets have not ended. */
   readonly open: () => number
   readonly atRest: Effect.Effect<void>
 }
 
+/** The queue as one process has it. */
+export interface Desk {
+  /** The store, where everything that the queue decides passes. */
+  readonly store: DeferredStore.DeferredStore["Service"]
+  /** Between the queue and the chain: what is asked to work the queue off becomes a request that is watched like all others. */
+  readonly asking: Policy.Policy
+  readonly open: (queue: DeferredQueue.DeferredQueue["Service"]) => void
+  /** Nobody comes here any more. */
+  readonly close: () => void
+}
+
 interface Ticket {
   readonly ordinal: number
   readonly name: string
-  readonly expiresAt: number
+  expiresAt: number
+  /** How often somebody gave it a life. */
+  lives: number
+  /** How often it was claimed in this life, but for the claims that were given back untried. */
+  attempts: number
   /** Whoever was given it. */
   holder: Live.Live | undefined
   /** How often it was tried and somebody was called. */
@@ -52,18 +67,20 @@ interface Ticket {
 /** How often a handler refuses a result at most. */
 const refusals = 3
 
-export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): DeferredChecks => {
+export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
   const { byId, counts, live, plan, strict, time, trace, violate } = run
-  const { deferred } = plan
+  const { deferred, replicas } = plan
   const tickets = new Map<string, Ticket>()
   const keys = new Map<string, Ticket>()
-  // Claimed, and not asked for yet.
-  const claimed: Array<Ticket> = []
-  let queue: DeferredQueue.DeferredQueue["Service"] | undefined
+  // The processes that are up, with their queues.
+  const desks = new Map<Remote.Place, DeferredQueue.DeferredQueue["Service"]>()
+  const memory = Effect.runSync(DeferredStore.makeMemory)
   let open = 0
   let asks = 0
   // Which claims are being asked for, as far as the queue knows.
   const underway = new Map<string, { readonly ticket: Ticket; readonly owner: string }>()
+  // Until when whoever claimed them is believed to be alive.
+  const leases = new Map<Ticket, { readonly owner: string; readonly until: number }>()
   const over = (of: { readonly ticket: string; readonly claim: number }, counted: boolean): void => {
     underway.delete(`${of.ticket} ${of.claim}`)
     const last = tickets.get(of.ticket)?.claim
@@ -72,8 +89,9 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
   }
   const startedAt = new Map<string, number>()
   const renewing = dice(plan.seed, 501)
-  // When the wall clock is set forward or nothing is prolonged, a lease may seem to be over.
-  const isLeaseKept = plan.wallSteps.length === 0 && deferred?.renewalFails === 0
+  const ways = dice(plan.seed, 502)
+  // When the wall clock is set forward, nothing is prolonged or somebody dies, a lease may seem to be over.
+  const isLeaseKept = plan.wallSteps.length === 0 && deferred?.renewalFails === 0 && (replicas?.stops.length ?? 0) === 0
 
   const wall = (): number => Math.floor(Context.get(time.context, Clock.Clock).currentTimeMillisUnsafe())
   const tell = (what: string, ticket: Ticket): void =>
@@ -87,145 +105,212 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
       return violate("a ticket ends in exactly one way", `${ticket.outcome} and ${outcome}`)
     }
     ticket.outcome = outcome
+    leases.delete(ticket)
     open--
     if (outcome === "Answered") counts.deferred++
   }
 
-  // The store does each thing in one step, and what is known of it is written down in the same one.
-  const atomic = <A, E>(step: Effect.Effect<A, E>, then: (result: A) => void): Effect.Effect<A, E> =>
-    Effect.suspend(() => {
-      const exit = Effect.runSyncExit(step)
-      if (exit._tag === "Success") then(exit.value)
-      return exit
-    })
+  const accepted = (entry: DeferredStore.Entry, expiresAt: number): void => {
+    const ticket: Ticket = {
+      ordinal: tickets.size,
+      name: entry.ticket,
+      expiresAt,
+      lives: 1,
+      attempts: 0,
+      holder: undefined,
+      tries: 0,
+      claim: 0,
+      asked: undefined,
+      outcome: undefined,
+      told: 0,
+      delivered: 0
+    }
+    tickets.set(entry.ticket, ticket)
+    tell("accepted", ticket)
+  }
 
-  const store: DeferredChecks["store"] = (self) => ({
-    ...self,
-    insert: (entry, capacity) =>
-      atomic(self.insert(entry, capacity), (inserted) => {
-        if (deferred === undefined) return
-        if (inserted._tag === "Full") {
-          if (open < deferred.capacity) violate("nobody is refused while there is room", `${open} wait`)
-          return
-        }
-        if (inserted._tag === "Duplicate") return
-        const expiresAt = wall() + deferred.expiresAfter
-        const ticket: Ticket = {
-          ordinal: tickets.size,
-          name: entry.ticket,
-          expiresAt,
-          holder: undefined,
-          tries: 0,
-          claim: 0,
-          asked: undefined,
-          outcome: undefined,
-          told: 0,
-          delivered: 0
-        }
-        tickets.set(entry.ticket, ticket)
-        tell("accepted", ticket)
-        if (++open > deferred.capacity) violate("the queue within its bound", `${open} wait`)
-      }),
-    claim: (options) =>
-      atomic(self.claim(options), (row) => {
-        if (deferred === undefined || row === undefined) return
-        const ticket = tickets.get(row.ticket)
-        if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
-        tell("claimed", ticket)
-        claimed.push(ticket)
-        ticket.claim = row.claim
-        const now = time.now()
-        if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
-        if (wall() >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
-        const { owner } = options
-        const running = [...underway.values()]
-        if (isLeaseKept && running.some((one) => one.ticket === ticket)) {
-          violate("a ticket is not asked for twice at a time", `ticket ${ticket.ordinal}`)
-        }
-        const apart = now - (startedAt.get(owner) ?? -Infinity)
-        if (apart < deferred.every - 1) violate("the backlog is no stampede", `${apart} ms apart`)
-        startedAt.set(owner, now)
-        underway.set(`${row.ticket} ${row.claim}`, { ticket, owner })
-        const own = running.filter((one) => one.owner === owner).length + 1
-        if (own > deferred.concurrency) violate("the backlog is no stampede", `${own} at a time`)
-        const refusals = plan.steps.map((_, step) => steps.refusal(step))
-        if (strict && refusals.every((refusal) => refusal !== undefined)) {
-          violate("nothing is worked off while everybody refuses", refusals.join(", "))
-        }
-      }),
-    renew: (options) =>
-      deferred !== undefined && renewing.chance(deferred.renewalFails)
-        ? Effect.fail(new DeferredStore.StoreError({ operation: "renew", cause: "simulated" }))
-        : self.renew(options),
-    release: (options) => atomic(self.release(options), (done) => over(options, done)),
-    settle: (options) =>
-      atomic(self.settle(options), (first) => {
-        over(options, first)
-        const at = claimed.findIndex(({ name }) => name === options.ticket)
-        if (at !== -1) claimed.splice(at, 1)
-        if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
-      }),
-    cancel: (options) =>
-      atomic(self.cancel(options), (first) => {
-        if (first) end(options.ticket, "Cancelled")
-      }),
-    expire: (now) =>
-      atomic(self.expire(now), (expired) => {
-        for (const name of expired) {
-          const ticket = tickets.get(name)
-          if (ticket !== undefined && now < ticket.expiresAt) violate("nothing expires before its time", name)
-          end(name, "Expired")
+  const checkClaim = (
+    options: { readonly owner: string; readonly now: number; readonly leaseUntil: number },
+    row: DeferredStore.Row,
+    ticket: Ticket
+  ): void => {
+    if (deferred === undefined) return
+    const { leaseUntil, now: sentAt, owner } = options
+    tell("claimed", ticket)
+    ticket.claim = row.claim
+    if (row.attempts !== ++ticket.attempts) {
+      violate("attempts are counted, and anew in a new life", `${row.attempts} instead of ${ticket.attempts}`)
+    }
+    const now = time.now()
+    if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
+    const lease = leases.get(ticket)
+    if (lease !== undefined && sentAt < lease.until) violate("a lease that holds is kept", `ticket ${ticket.ordinal}`)
+    leases.set(ticket, { owner, until: leaseUntil })
+    const running = [...underway.values()]
+    if (isLeaseKept && running.some((one) => one.ticket === ticket)) {
+      violate("a ticket is not asked for twice at a time", `ticket ${ticket.ordinal}`)
+    }
+    const apart = now - (startedAt.get(owner) ?? -Infinity)
+    if (apart < deferred.every - 1) violate("the backlog is no stampede", `${apart} ms apart`)
+    startedAt.set(owner, now)
+    underway.set(`${row.ticket} ${row.claim}`, { ticket, owner })
+    const own = running.filter((one) => one.owner === owner).length + 1
+    if (own > deferred.concurrency) violate("the backlog is no stampede", `${own} at a time`)
+  }
+
+  const of: DeferredChecks["of"] = (place, steps) => {
+    const self = memory
+    const remote = Remote.make(time, place, ways, replicas?.travel ?? 0)
+    // Claimed, and not asked for yet.
+    const claimed: Array<Ticket> = []
+    // The store does each thing in one step, and what is known of it is written down in the same one.
+    const atomic = <A, E>(step: Effect.Effect<A, E>, then: (result: A) => void): Effect.Effect<A, E> =>
+      remote.carry(
+        Effect.suspend(() => {
+          const exit = Effect.runSyncExit(step)
+          if (exit._tag === "Success") then(exit.value)
+          return exit
+        })
+      )
+    const store: DeferredStore.DeferredStore["Service"] = {
+      ...self,
+      insert: (entry, capacity) =>
+        Effect.suspend(() => {
+          const sentAt = wall()
+          return atomic(self.insert(entry, capacity), (inserted) => {
+            if (deferred === undefined || inserted._tag === "Duplicate") return
+            if (inserted._tag === "Full") {
+              if (open < deferred.capacity) violate("nobody is refused while there is room", `${open} wait`)
+              return
+            }
+            accepted(entry, sentAt + deferred.expiresAfter)
+            if (++open > deferred.capacity) violate("the queue within its bound", `${open} wait`)
+          })
+        }),
+      claim: (options) =>
+        Effect.suspend(() => {
+          const sentAt = wall()
+          const refusals = plan.steps.map((_, step) => steps.refusal(step))
+          return atomic(self.claim(options), (row) => {
+            if (row === undefined) return
+            const ticket = tickets.get(row.ticket)
+            if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
+            claimed.push(ticket)
+            checkClaim(options, row, ticket)
+            if (sentAt >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
+            if (strict && refusals.every((refusal) => refusal !== undefined)) {
+              violate("nothing is worked off while everybody refuses", refusals.join(", "))
+            }
+          })
+        }),
+      renew: (options) =>
+        deferred !== undefined && renewing.chance(deferred.renewalFails)
+          ? Effect.fail(new DeferredStore.StoreError({ operation: "renew", cause: "simulated" }))
+          : atomic(self.renew(options), () => {
+              for (const [ticket, { owner }] of leases) {
+                if (owner === options.owner) leases.set(ticket, { owner, until: options.leaseUntil })
+              }
+            }),
+      release: (options) =>
+        atomic(self.release(options), (done) => {
+          over(options, done)
+          const ticket = tickets.get(options.ticket)
+          if (!done || ticket === undefined) return
+          leases.delete(ticket)
+          if (options.refund) ticket.attempts--
+        }),
+      settle: (options) =>
+        atomic(self.settle(options), (first) => {
+          over(options, first)
+          const at = claimed.findIndex(({ name }) => name === options.ticket)
+          if (at !== -1) claimed.splice(at, 1)
+          if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
+        }),
+      cancel: (options) =>
+        atomic(self.cancel(options), (first) => {
+          if (first) end(options.ticket, "Cancelled")
+        }),
+      expire: (now) =>
+        atomic(self.expire(now), (expired) => {
+          for (const name of expired) {
+            const ticket = tickets.get(name)
+            if (ticket !== undefined && now < ticket.expiresAt) violate("nothing expires before its time", name)
+            end(name, "Expired")
+          }
+        }),
+      requeue: (options) =>
+        Effect.suspend(() => {
+          const sentAt = wall()
+          return atomic(self.requeue(options), (done) => {
+            const ticket = tickets.get(options.ticket)
+            const wasDead = ticket?.outcome === "Dead"
+            if (done !== wasDead) violate("what is dead can be queued again", `${done}, and it is ${ticket?.outcome}`)
+            if (!done || ticket === undefined || deferred === undefined) return
+            tell("requeued", ticket)
+            counts.requeued++
+            open++
+            ticket.lives++
+            ticket.attempts = 0
+            ticket.tries = 0
+            ticket.delivered = 0
+            ticket.outcome = undefined
+            ticket.expiresAt = sentAt + deferred.expiresAfter
+          })
+        })
+    }
+
+    const asking: Policy.Policy = (self) =>
+      Effect.succeed({
+        ...self,
+        generate: (request: Marked) => {
+          if (request.simulated !== undefined || deferred === undefined) return self.generate(request)
+          return Effect.suspend(() => {
+            const question = questionOf(request)
+            const same = (ticket: Ticket): boolean => {
+              const { asked, request: first } = ticket.holder ?? {}
+              if (asked === undefined || first === undefined) return true
+              return `${asked.kind} ${identityOf(first)}` === `${question.kind} ${identityOf(request)}`
+            }
+            const at = claimed.findIndex(same)
+            const [ticket] = at === -1 ? [] : claimed.splice(at, 1)
+            if (ticket === undefined) {
+              violate("what is asked was accepted", identityOf(request))
+              return Effect.never
+            }
+            const index = 2_000_000 + asks++
+            // Its deadline may be written on it already as the moment at which it ends.
+            const deadline = Duration.millis(deferred.deadline)
+            const of = Live.begin(run, { ...ordinary, index }, { ...request, deadline })
+            of.id = index
+            const watched: Marked = { ...request, simulated: index, id: index }
+            byId.set(index, of)
+            ticket.asked = of
+            const { lives } = ticket
+            return Effect.onExit(self.generate(watched), (exit) =>
+              Effect.sync(() => {
+                of.left = exit._tag === "Failure"
+                answers.ended(of, exit)
+                // An inner chain that refuses has asked nobody, and who is shut down has not tried.
+                const isTried = of.calls.some(({ fault }) => fault !== "Unavailable") && !isInterrupted(exit)
+                if (isTried && ticket.lives === lives && ++ticket.tries > deferred.maxAttempts) {
+                  violate("a request is tried so many times", `${ticket.tries} of ${deferred.maxAttempts}`)
+                }
+                live.delete(index)
+                byId.delete(index)
+              })
+            )
+          })
         }
       })
-  })
 
-  const asking: Policy.Policy = (self) =>
-    Effect.succeed({
-      ...self,
-      generate: (request: Marked) => {
-        if (request.simulated !== undefined || deferred === undefined) return self.generate(request)
-        return Effect.suspend(() => {
-          const question = questionOf(request)
-          const same = (ticket: Ticket): boolean => {
-            const { asked, request: first } = ticket.holder ?? {}
-            if (asked === undefined || first === undefined) return true
-            return `${asked.kind} ${identityOf(first)}` === `${question.kind} ${identityOf(request)}`
-          }
-          const at = claimed.findIndex(same)
-          const [ticket] = at === -1 ? [] : claimed.splice(at, 1)
-          if (ticket === undefined) {
-            violate("what is asked was accepted", identityOf(request))
-            return Effect.never
-          }
-          const index = 2_000_000 + asks++
-          // Its deadline may be written on it already as the moment at which it ends.
-          const deadline = Duration.millis(deferred.deadline)
-          const of = Live.begin(run, { ...ordinary, index }, { ...request, deadline })
-          of.id = index
-          const watched: Marked = { ...request, simulated: index, id: index }
-          byId.set(index, of)
-          ticket.asked = of
-          return Effect.onExit(self.generate(watched), (exit) =>
-            Effect.sync(() => {
-              of.left = exit._tag === "Failure"
-              answers.ended(of, exit)
-              // An inner chain that refuses has asked nobody.
-              const tried = of.calls.some(({ fault }) => fault !== "Unavailable")
-              if (tried && ++ticket.tries > deferred.maxAttempts) {
-                violate("a request is tried so many times", `${ticket.tries} of ${deferred.maxAttempts}`)
-              }
-              live.delete(index)
-              byId.delete(index)
-            })
-          )
-        })
-      }
-    })
+    return { store, asking, open: (queue) => void desks.set(place, queue), close: () => void desks.delete(place) }
+  }
 
   // What a ticket is told to have come to, by whichever way.
   const told = (by: string, settled: DeferredQueue.Settled): Ticket | undefined => {
     const ticket = tickets.get(settled.ticket)
-    if (ticket === undefined || ticket.outcome !== settled._tag) {
+    // Whoever asked before somebody gave it a new life may be told of the old one.
+    if (ticket === undefined || (ticket.outcome !== settled._tag && !isOfOldLife(ticket, settled))) {
       violate("everybody is told the same end", `${by} said ${settled._tag} of ${ticket?.outcome ?? "no ticket"}`)
       return undefined
     }
@@ -235,26 +320,40 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     return ticket
   }
 
-  const follow = (of: Live.Live, ticket: Ticket): void => {
+  const isOfOldLife = (ticket: Ticket, settled: DeferredQueue.Settled): boolean =>
+    ticket.lives > 1 && settled._tag === "Dead" && ticket.outcome !== "Dead"
+
+  // Whoever comes with a ticket comes to any process that is up.
+  const someDesk = (ticket: number) => [...desks][ticket % Math.max(1, desks.size)]
+
+  const listen = (ticket: Ticket): void => {
+    const [place, queue] = someDesk(ticket.ordinal) ?? []
     if (queue === undefined) return
-    const { await: wait, cancel } = queue
-    if (ticket.ordinal % 4 === 0) {
-      time.fork(Effect.matchEffect(wait(ticket.name), { onFailure: unknown, onSuccess: (settled) => said(settled) }))
-    }
+    place?.fork(
+      Effect.matchEffect(queue.await(ticket.name), { onFailure: unknown, onSuccess: (settled) => said(settled) })
+    )
+  }
+
+  const follow = (of: Live.Live, ticket: Ticket): void => {
+    if (ticket.ordinal % 4 === 0) listen(ticket)
     const { cancelsAfter } = of.asked
     if (cancelsAfter === undefined) return
     time.at(time.now() + cancelsAfter, () => {
-      time.fork(
+      const [place, { cancel } = {}] = someDesk(ticket.ordinal) ?? []
+      if (cancel === undefined) return
+      place?.fork(
         Effect.match(cancel(ticket.name), {
           onFailure: () => violate("the queue does not fail", "cancel"),
           onSuccess: (first) => {
-            if (first ? ticket.outcome !== "Cancelled" : ticket.outcome === undefined) {
+            const isLate = ticket.outcome !== undefined || ticket.lives > 1
+            if (first ? ticket.outcome !== "Cancelled" : !isLate) {
               violate("who cancels is told whether it was in time", `${first}, and it is ${ticket.outcome}`)
             }
             // What is told to stop may need the rest of this moment to hear it.
             time.at(time.now() + Live.epsilon, () => {
               // What another process asks is not known here.
-              if (first && deferred?.workers === 1 && ticket.asked?.calls.some(({ leaving }) => !leaving) === true) {
+              const isAlone = deferred?.workers === 1 && replicas === undefined
+              if (first && isAlone && ticket.asked?.calls.some(({ leaving }) => !leaving) === true) {
                 violate("nothing is asked after a ticket has ended", `ticket ${ticket.ordinal}`)
               }
             })
@@ -287,9 +386,24 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     follow(of, ticket)
   }
 
+  const requeueAll = (queue: DeferredQueue.DeferredQueue["Service"]) =>
+    Effect.gen(function* () {
+      for (const letter of yield* queue.deadLetters()) {
+        const ticket = tickets.get(letter.ticket)
+        if (ticket === undefined) violate("a ticket is one of the queue", letter.ticket)
+        // Another operator, or another letter of the list, may take time.
+        else if (yield* requeued(queue, ticket)) listen(ticket)
+      }
+      const ended = [...tickets.values()].find(({ outcome }) => outcome !== undefined && outcome !== "Dead")
+      if (ended !== undefined) yield* requeued(queue, ended)
+    })
+  const requeued = (queue: DeferredQueue.DeferredQueue["Service"], { name }: Ticket) =>
+    Effect.catch(Effect.as(queue.requeue(name), true), (error) =>
+      error._tag === "TicketUnknown" ? Effect.succeed(false) : Effect.fail(error)
+    )
+
   return {
-    store,
-    asking,
+    of,
     terms: ({ simulated }) => {
       const { keyed, kind, question } = (simulated === undefined ? undefined : live.get(simulated))?.asked ?? ordinary
       return keyed ? { key: `${kind} ${question}` } : {}
@@ -297,11 +411,12 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
     onSettled: (settled) =>
       Effect.suspend(() => {
         const ticket = told("the handler", settled)
-        if (ticket === undefined || deferred === undefined) return Effect.void
+        if (ticket === undefined || deferred === undefined || isOfOldLife(ticket, settled)) return Effect.void
         const fails = ticket.told < refusals ? deferred.handlerFails : 0
         if (dice(plan.seed, 500, ticket.ordinal, ticket.told++).chance(fails)) return Effect.fail("busy")
         // A lease that seems to be over is a reason to tell it again.
-        if (ticket.delivered++ > 0 && isLeaseKept) violate("a result is delivered once", settled.ticket)
+        if (ticket.delivered++ > 0 && isLeaseKept && ticket.lives === 1)
+          violate("a result is delivered once", settled.ticket)
         return Effect.void
       }),
     ended: (of, exit) => {
@@ -315,11 +430,16 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
         violate("who may wait does", `request ${of.id}: ${error.notQueued}`)
       }
     },
-    use: (made) => {
-      queue = made
+    requeue: () => {
+      const [place, queue] = someDesk(0) ?? []
+      if (queue === undefined) return
+      place?.fork(
+        Effect.catch(requeueAll(queue), () => Effect.sync(() => violate("the queue does not fail", "requeue")))
+      )
     },
     open: () => open,
     atRest: Effect.gen(function* () {
+      const [, queue] = someDesk(0) ?? []
       if (queue === undefined || deferred === undefined) return
       // Whoever could not take a result is told again when the lease is over.
       for (let tries = 0; tries < refusals && [...tickets.values()].some(({ delivered }) => delivered === 0); tries++) {
@@ -347,6 +467,9 @@ export const make = (run: Live.Run, steps: StepChecks, answers: AnswerChecks): D
   }
 }
 
+const isInterrupted = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  exit._tag === "Failure" && Cause.hasInterruptsOnly(exit.cause)
+
 const isHopeless = ({ attempts }: LlmUnavailable): boolean =>
   attempts.length > 0 &&
   attempts.every((attempt) =>
@@ -355,16 +478,15 @@ const isHopeless = ({ attempts }: LlmUnavailable): boolean =>
       : attempt._tag === "Failed" && ProviderError.kind(attempt.error) === "ContextLengthExceeded"
   )
 
-/** Creates the queue of a plan with the checks around it, once for each process that works it off. The first is the one that is filled. */
-export const queuesOf = (checks: DeferredChecks, deferred: Deferred) =>
+/** Creates the queue of a plan in one process, once for each worker. The first is the one that is filled. */
+export const queuesOf = (desk: Desk, { onSettled }: DeferredChecks, deferred: Deferred) =>
   Effect.gen(function* () {
-    const store = checks.store(yield* DeferredStore.makeMemory)
     const make = Effect.provideService(
-      DeferredQueue.make({ ...deferred, onSettled: checks.onSettled }),
+      DeferredQueue.make({ ...deferred, onSettled }),
       DeferredStore.DeferredStore,
-      store
+      desk.store
     )
     const first = yield* make
-    checks.use(first)
+    desk.open(first)
     return { first, others: yield* Effect.replicateEffect(make, deferred.workers - 1) }
   })

@@ -10,6 +10,7 @@ import {
   type Plan,
   type Step
 } from "./plan.ts"
+import { drawReplicas } from "./replicas.ts"
 
 /** Draws the plan of a seed. */
 export const draw = (seed: number): Plan => {
@@ -28,7 +29,11 @@ export const draw = (seed: number): Plan => {
   // What was added later is drawn apart, so that the older part of a seed stays as it was.
   const later = dice(seed, 101)
   const seldom = (share: number) => (later.chance(share) ? later.between(0, 0.5) : 0)
-  const deferred = later.chance(0.25) ? drawDeferred(later) : undefined
+  const single = later.chance(0.25) ? drawDeferred(later) : undefined
+  const replicas = drawReplicas(seed, count, millis)
+  const apart = dice(seed, 103)
+  // What is left behind by a process is seen in the queue.
+  const deferred = single ?? (replicas !== undefined && apart.chance(0.5) ? drawDeferred(apart) : undefined)
   return {
     seed,
     order: d.chance(0.5) ? "random" : "fifo",
@@ -53,7 +58,7 @@ export const draw = (seed: number): Plan => {
       neverCached: sometimes(0.3, 0.3),
       json: seldom(0.15),
       toolCalls: seldom(0.15),
-      waits: deferred === undefined ? 0 : later.between(0.3, 1),
+      waits: single === undefined ? (deferred === undefined ? 0 : apart.between(0.3, 1)) : later.between(0.3, 1),
       keyed: seldom(0.5),
       cancels: seldom(0.3)
     },
@@ -79,6 +84,11 @@ export const draw = (seed: number): Plan => {
         }
       : undefined,
     deferred,
+    requeues:
+      deferred !== undefined && apart.chance(0.5)
+        ? Array.from({ length: apart.int(2, 8) }, () => apart.int(0, millis + 60_000))
+        : [],
+    replicas,
     sameAnswers: d.chance(0.5),
     operator: d.chance(0.2)
       ? Array.from({ length: d.int(1, 4) }, () => ({

@@ -80,6 +80,10 @@ export interface Counts {
   deferred: number
   json: number
   toolCalls: number
+  requeued: number
+  limited: number
+  killed: number
+  shutDown: number
 }
 
 export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: () => void): Run => {
@@ -107,7 +111,11 @@ export const make = (plan: Plan, time: VirtualTime, kept: number, onViolation: (
       opened: 0,
       deferred: 0,
       json: 0,
-      toolCalls: 0
+      toolCalls: 0,
+      requeued: 0,
+      limited: 0,
+      killed: 0,
+      shutDown: 0
     }
   }
 }

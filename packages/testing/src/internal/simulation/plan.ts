@@ -1,3 +1,5 @@
+import type { Replicas } from "./replicas.ts"
+
 /**
  * Everything that one simulated run does, as plain data: drawn from a seed, printed when the run fails, made smaller when it is shrunk.
  * Times are milliseconds of the run, rates are probabilities.
@@ -38,6 +40,9 @@ export interface Plan {
       }
     | undefined
   readonly deferred: Deferred | undefined
+  /** When an operator gives what died in the queue a new life. */
+  readonly requeues: ReadonlyArray<number>
+  readonly replicas: Replicas | undefined
   /** Whether all models know the same answers, word for word. */
   readonly sameAnswers: boolean
   readonly operator: ReadonlyArray<{

@@ -25,6 +25,8 @@ export interface BreakerReference {
   /** An open circuit stays open for at least this long. */
   readonly hold: (now: number, millis: number) => void
   readonly state: (now: number) => "Closed" | "Open" | "HalfOpen" | "Isolated"
+  /** What a process that is shut down knows, for the one that comes after it. */
+  readonly kept: (now: number) => Kept
   /** When it last changed: what others saw at the same moment may be from before. */
   readonly changedAt: () => number
 }
@@ -44,7 +46,15 @@ interface Seen {
   readonly slow: boolean
 }
 
-export const breakerReference = (rules: Breaker): BreakerReference => {
+/** What outlives the process: the calls that the window sees, and what is left of an opening. Probes and slow starts do not. */
+export interface Kept {
+  readonly state: "Closed" | "Open" | "Isolated"
+  readonly at: number
+  readonly left: number
+  readonly history: ReadonlyArray<Seen>
+}
+
+export const breakerReference = (rules: Breaker, kept?: Kept, restoredAt = 0): BreakerReference => {
   const { trip } = rules
   let state: "Closed" | "Open" | "HalfOpen" | "Isolated" = "Closed"
   let epoch = 0
@@ -151,6 +161,16 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     return ticket
   }
 
+  if (kept !== undefined) {
+    state = kept.state
+    openedAt = restoredAt
+    until = restoredAt + kept.left
+    // The time in between does not count: of a window of time the newest part was yesterday what it is today.
+    const width = trip._tag === "Time" ? trip.millis / 10 : 1
+    const away = (bucket(restoredAt) - bucket(kept.at)) * width
+    history = kept.history.map((seen) => ({ ...seen, at: seen.at + away }))
+  }
+
   const reference: BreakerReference = {
     refusal: (now, { insists, lastResort }) => {
       elapse(now)
@@ -203,6 +223,11 @@ export const breakerReference = (rules: Breaker): BreakerReference => {
     state: (now) => {
       elapse(now)
       return state
+    },
+    kept: (now) => {
+      elapse(now)
+      const left = state === "HalfOpen" ? 0 : Math.max(0, until - now)
+      return { state: state === "HalfOpen" ? "Open" : state, at: now, left, history }
     },
     changedAt: () => changedAt
   }

@@ -1,3 +1,4 @@
+import type { Snapshot } from "@llm-resilience/core/Circuit"
 import * as CircuitBreaker from "@llm-resilience/core/CircuitBreaker"
 import * as DeferredQueue from "@llm-resilience/core/DeferredQueue"
 import * as Embedder from "@llm-resilience/core/Embedder"
@@ -21,13 +22,14 @@ import * as Stream from "effect/Stream"
 import * as VirtualTime from "../../VirtualTime.ts"
 import { dice } from "../dice.ts"
 import * as Checks from "./checks.ts"
-import { type DeferredChecks, queuesOf } from "./deferredChecks.ts"
+import { type DeferredChecks, type Desk, queuesOf } from "./deferredChecks.ts"
 import { asked } from "./drawing.ts"
+import * as Fleet from "./fleet.ts"
 import { promptOf, Reply } from "./knowledge.ts"
 import * as Live from "./live.ts"
 import { type Asked, nameOf, ordinary, type Plan, type Step } from "./plan.ts"
 import { sealed } from "./sealed.ts"
-import * as World from "./world.ts"
+import type * as World from "./world.ts"
 
 /** What became of a run. */
 export interface Run {
@@ -47,24 +49,15 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     const time = VirtualTime.make({ seed: plan.seed, order: plan.order, preemption: plan.preemption })
     let stop = (): void => {}
     const watch = Live.make(plan, time, keptEvents ?? 60, () => stop())
-    const checks = Checks.make(watch)
-    const world = World.make(plan, time, { started: checks.callStarted, ended: checks.callEnded })
+    const shared = Checks.shared(watch)
+    const fleet = Fleet.make(watch, shared, (site) => stack(plan, site))
     let requests = 0
 
-    const hub: ResilienceEvent.Hub = {
-      active: () => true,
-      publish: checks.onEvent,
-      listen: () => Effect.void,
-      stream: Stream.empty,
-      end: Effect.void,
-      dropped: () => 0
-    }
-
-    const ask = (service: LlmResilience.LlmResilience, asked: Asked, done: () => void): void => {
+    const ask = ({ checks, place, service, underway }: Fleet.Replica, asked: Asked, done: () => void): void => {
       requests++
       const request = requestOf(asked)
       const of = Live.begin(watch, asked, request)
-      const fiber = time.fork(asked.stream ? read(service, of, request) : service.generate(request))
+      const fiber = place.fork(asked.stream ? read(service, of, request) : service.generate(request))
       const leave =
         asked.leavesAfter === undefined
           ? undefined
@@ -72,10 +65,16 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
               of.left = true
               fiber.interruptUnsafe()
             })
-      fiber.addObserver((exit) => {
+      const gone = (): void => {
         leave?.()
-        checks.ended(of, exit)
         done()
+      }
+      const visit: Fleet.Visit = { of, fiber, lost: gone }
+      underway.add(visit)
+      fiber.addObserver((exit) => {
+        underway.delete(visit)
+        checks.ended(of, exit)
+        gone()
       })
     }
 
@@ -87,7 +86,7 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
       const { readerPause, stopsAfter } = of.asked
       const parts = service.stream(request)
       return Stream.runForEach(stopsAfter === undefined ? parts : Stream.take(parts, stopsAfter), (part) => {
-        checks.part(of, part)
+        shared.answers.part(of, part)
         of.readAt = time.now()
         if (readerPause === 0) return Effect.void
         return Effect.andThen(
@@ -100,40 +99,44 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
     }
 
     // Traffic, operators and clocks, until everything that was asked has ended.
-    const underFaults = (service: LlmResilience.LlmResilience): Effect.Effect<void> =>
-      Effect.callback((resume) => {
-        stop = () => resume(Effect.void)
-        let open = plan.requests.length
-        const done = (): void => {
-          if (--open === 0 && time.now() >= plan.millis) stop()
-        }
-        for (const request of asked(plan)) time.at(request.at, () => ask(service, request, done))
-        for (const { action, at, duration, step } of plan.operator) {
-          time.at(at, () => operate(service, checks, watch, step, action, duration))
-        }
-        for (const { at, by } of plan.wallSteps) time.at(at, () => time.stepWall(by))
-        time.at(plan.millis, () => {
-          world.heal()
-          if (open === 0) stop()
+    const underFaults: Effect.Effect<void> = Effect.callback((resume) => {
+      stop = () => resume(Effect.void)
+      let open = plan.requests.length
+      const done = (): void => {
+        if (--open === 0 && time.now() >= plan.millis) stop()
+      }
+      for (const request of asked(plan)) {
+        time.at(request.at, () => {
+          const replica = fleet.of(request.index)
+          if (replica === undefined) done()
+          else ask(replica, request, done)
         })
-        time.at(plan.millis + patience, () => {
-          if (open > 0) watch.violate("everything ends", `${open} requests did not`)
-          stop()
+      }
+      for (const { action, at, duration, step } of plan.operator) {
+        time.at(at, () => {
+          for (const replica of fleet.up()) operate(replica, watch, step, action, duration)
         })
+      }
+      for (const at of plan.requeues) time.at(at, shared.deferred.requeue)
+      for (const { at, by } of plan.wallSteps) time.at(at, () => time.stepWall(by))
+      time.at(plan.millis, () => {
+        fleet.heal()
+        if (open === 0) stop()
       })
+      time.at(plan.millis + patience, () => {
+        if (open > 0) watch.violate("everything ends", `${open} requests did not`)
+        stop()
+      })
+    })
 
     // Long after everything healed, each step is asked until its breaker is closed; then all has to be as on the first day.
-    const healed = (service: LlmResilience.LlmResilience): Effect.Effect<void> =>
+    let index = 1_000_000
+    const healed = (replica: Fleet.Replica): Effect.Effect<void> =>
       Effect.gen(function* () {
-        // Who works the queue off is the first to find out that all is well.
-        for (let tries = 0; checks.deferred.open() > 0; tries++) {
-          if (tries === 200) return watch.violate("every ticket ends", `${checks.deferred.open()} have not`)
-          yield* Effect.sleep(60_000)
-        }
-        let index = 1_000_000
+        const { service } = replica
         const one = Effect.callback<Live.Live | undefined>((resume) => {
           const request = { ...ordinary, index, stream: index++ % 2 === 0 }
-          ask(service, request, () => resume(Effect.succeed(watch.live.get(request.index))))
+          ask(replica, request, () => resume(Effect.succeed(watch.live.get(request.index))))
         })
         const order = plan.steps.map((step, index) => ({ ...step, index })).toSorted((a, b) => a.priority - b.priority)
         for (const { breaker, index: step, priority } of order) {
@@ -162,21 +165,30 @@ export const run = (plan: Plan, keptEvents?: number): Run =>
             yield* Effect.sleep(state?._tag === "Open" ? calm : 15_000)
           }
           if (circuit === undefined) break
-          operate(service, checks, watch, step, "isolate", Infinity)
+          operate(replica, watch, step, "isolate", Infinity)
         }
-        // Losers may still be cleaning up.
-        yield* Effect.sleep(30_000)
-        yield* checks.steps.atRest
-        yield* checks.deferred.atRest
       })
+    const allHealed = Effect.gen(function* () {
+      // Who works the queue off is the first to find out that all is well.
+      for (let tries = 0; shared.deferred.open() > 0; tries++) {
+        if (tries === 200) return watch.violate("every ticket ends", `${shared.deferred.open()} have not`)
+        yield* Effect.sleep(60_000)
+      }
+      for (const replica of fleet.up()) yield* healed(replica)
+      // Losers may still be cleaning up.
+      yield* Effect.sleep(30_000)
+      yield* fleet.atRest
+      yield* shared.deferred.atRest
+      yield* shared.limits.atRest
+    })
 
     const program = Effect.scoped(
       Effect.gen(function* () {
-        const service = yield* stack(plan, world.providers, checks, hub)
-        yield* underFaults(service)
+        yield* fleet.launch
+        yield* underFaults
         if (watch.violation() !== undefined) return
         yield* Effect.sleep(calm)
-        yield* healed(service)
+        yield* allHealed
       })
     )
     const ending = time.run(program)
@@ -228,15 +240,27 @@ const requestOf = (asked: Asked): World.Marked => {
 
 const stack = (
   plan: Plan,
-  providers: ReadonlyArray<Provider>,
-  checks: Checks.Checks,
-  hub: ResilienceEvent.Hub
+  { checks, desk, memory, place, providers }: Fleet.Site
 ): Effect.Effect<LlmResilience.LlmResilience, never, Scope.Scope> =>
   Effect.gen(function* () {
+    const hub: ResilienceEvent.Hub = {
+      active: () => true,
+      publish: checks.onEvent,
+      listen: () => Effect.void,
+      stream: Stream.empty,
+      end: Effect.void,
+      dropped: () => 0
+    }
     const steps = plan.steps.map((step, index) => ({
       // There are as many providers as steps.
       provider: providers[index] as Provider,
-      policy: policyOf(step, checks.steps.resting(index), checks.steps.calling(index), checks.steps.built),
+      policy: policyOf(
+        step,
+        Policy.all([checks.steps.resting(index), checks.limits.policy(index, place)]),
+        checks.steps.calling(index),
+        checks.steps.built,
+        memory?.[index]
+      ),
       priority: step.priority,
       weight: step.weight
     }))
@@ -253,7 +277,7 @@ const stack = (
       },
       health: health === undefined ? undefined : { ...health, checks: "on" as const },
       hub,
-      around: Policy.all([noting(checks), yield* waiting(plan, checks.deferred), yield* caching(plan)])
+      around: Policy.all([noting(checks), yield* waiting(plan, checks.deferred, desk), yield* caching(plan)])
     })
   })
 
@@ -270,17 +294,17 @@ const noting = (checks: Checks.Checks): Policy.Policy =>
     }
   }))
 
-const waiting = ({ deferred }: Plan, checks: DeferredChecks): Effect.Effect<Policy.Policy> =>
+const waiting = ({ deferred }: Plan, checks: DeferredChecks, desk: Desk): Effect.Effect<Policy.Policy> =>
   deferred === undefined
     ? Effect.succeed(Policy.none)
-    : Effect.map(queuesOf(checks, deferred), ({ first, others }) =>
+    : Effect.map(queuesOf(desk, checks, deferred), ({ first, others }) =>
         Policy.all<ReadonlyArray<Policy.Policy>>([
           Effect.fnUntraced(function* (self) {
             for (const queue of others) yield* Effect.forkScoped(queue.workOff(self))
             const policy = DeferredQueue.policy({ terms: checks.terms })
             return yield* Effect.provideService(policy(self), DeferredQueue.DeferredQueue, first)
           }),
-          checks.asking
+          desk.asking
         ])
       )
 
@@ -316,7 +340,8 @@ const policyOf = (
   step: Step,
   resting: Policy.Policy,
   calling: Policy.Policy,
-  built: (provider: Provider) => void
+  built: (provider: Provider) => void,
+  restore: Snapshot | undefined
 ): Policy.Policy => {
   const { adaptive, breaker, budget, bulkhead, cooldown, hedge, rateLimit, retry, throttle, timeouts } = step
   const off = {
@@ -350,7 +375,7 @@ const policyOf = (
       rateLimit: rateLimit ?? "off",
       adaptiveConcurrency:
         adaptive === undefined ? "off" : { ...adaptive, initial: adaptive.permits, max: 2 * adaptive.permits },
-      circuitBreaker: breaker === undefined ? "off" : { ...breaker, trip: tripOf(breaker.trip) }
+      circuitBreaker: breaker === undefined ? "off" : { ...breaker, trip: tripOf(breaker.trip), restore }
     }),
     calling,
     LlmResilience.standard({
@@ -375,8 +400,7 @@ const tripOf = (trip: NonNullable<Step["breaker"]>["trip"]) => {
 }
 
 const operate = (
-  service: LlmResilience.LlmResilience,
-  checks: Checks.Checks,
+  { checks, service }: Fleet.Replica,
   { time, trace }: Live.Run,
   step: number,
   action: Plan["operator"][number]["action"],

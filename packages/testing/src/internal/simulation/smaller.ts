@@ -22,7 +22,9 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
     { ...plan, preemption: 0 },
     { ...plan, order: "fifo" },
     { ...plan, cache: undefined },
-    { ...plan, deferred: undefined, traffic: { ...traffic, waits: 0 } },
+    { ...plan, deferred: undefined, requeues: [], traffic: { ...traffic, waits: 0 } },
+    { ...plan, requeues: [] },
+    ...fewerReplicas(plan),
     { ...plan, operator: [] },
     { ...plan, wallSteps: [] },
     ...(lastStep === undefined ? [] : [{ ...plan, steps: [steps[0], ...steps.slice(1, lastStep)] } as const]),
@@ -54,4 +56,21 @@ export const smaller = (plan: Plan): ReadonlyArray<Plan> => {
   ])
   const now = JSON.stringify(plan)
   return [...fewer, ...plainer, ...calmer].filter((candidate) => JSON.stringify(candidate) !== now)
+}
+
+const fewerReplicas = (plan: Plan): ReadonlyArray<Plan> => {
+  const { replicas } = plan
+  if (replicas === undefined) return []
+  const { limit, stops } = replicas
+  return [
+    { ...plan, replicas: undefined },
+    ...(limit === undefined
+      ? []
+      : [undefined, { ...limit, trouble: 0, outages: [] }, { ...limit, outages: [] }, { ...limit, trouble: 0 }].map(
+          (limit) => ({ ...plan, replicas: { ...replicas, limit } })
+        )),
+    ...stops.map((_, index) => ({ ...plan, replicas: { ...replicas, stops: stops.toSpliced(index, 1) } })),
+    { ...plan, replicas: { ...replicas, count: 1, stops: stops.filter(({ replica }) => replica === 0) } },
+    { ...plan, replicas: { ...replicas, travel: 0 } }
+  ]
 }

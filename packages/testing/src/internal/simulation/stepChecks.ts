@@ -13,6 +13,7 @@ import {
   type BreakerReference,
   budgetReference,
   type BudgetReference,
+  type Kept,
   restReference,
   type RestReference,
   type Ticket
@@ -43,9 +44,13 @@ export interface References {
   readonly budget: BudgetReference | undefined
 }
 
-export const make = ({ counts, live, plan, strict, time, violate }: Run): StepChecks => {
-  const references = plan.steps.map((step) => ({
-    breaker: step.breaker === undefined ? undefined : breakerReference(step.breaker),
+/** With what the breakers of an earlier process knew, if this one goes on from there. */
+export const make = (
+  { counts, live, plan, strict, time, violate }: Run,
+  kept?: ReadonlyArray<Kept | undefined>
+): StepChecks => {
+  const references = plan.steps.map((step, index) => ({
+    breaker: step.breaker === undefined ? undefined : breakerReference(step.breaker, kept?.[index], time.now()),
     rest: step.cooldown === undefined ? undefined : restReference(),
     budget: step.budget === undefined ? undefined : budgetReference(step.budget)
   }))
