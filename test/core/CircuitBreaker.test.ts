@@ -290,6 +290,26 @@ describe("CircuitBreaker", () => {
     })
   )
 
+  it.effect("restores the opening that a probe has caused whose lease is over", () =>
+    Effect.gen(function* () {
+      const options = { trip: CircuitBreaker.consecutive(1), probeLease: "10 seconds" } as const
+      const before = yield* guarded([ScriptedProvider.fail("ServerError"), ScriptedProvider.hang], options)
+      yield* before.call
+      yield* TestClock.adjust("60 seconds")
+      yield* Effect.forkChild(before.call, { startImmediately: true })
+      yield* TestClock.adjust("30 seconds")
+      const restore = yield* before.breaker.snapshot
+
+      const after = yield* guarded([ScriptedProvider.answer("ok")], { ...options, restore })
+
+      assert.deepStrictEqual(
+        [yield* before.breaker.state, yield* after.breaker.state].map((state) => state._tag),
+        ["Open", "Open"]
+      )
+      assert.deepStrictEqual(restore, { _tag: "Open", remaining: 40_000, openings: 2 })
+    })
+  )
+
   it.effect("B46 refuses every call once its scope is closed", () =>
     Effect.gen(function* () {
       const scope = yield* Scope.make()

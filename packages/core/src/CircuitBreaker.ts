@@ -283,7 +283,13 @@ export const make: (options: Options & { readonly name: string }) => Effect.Effe
           : Effect.void
       ),
       hold: (duration) => Effect.asVoid(perform({ _tag: "Hold", duration: Duration.toMillis(duration) })),
-      snapshot: Clock.clockWith((clock) => Effect.sync(() => Circuit.snapshot(ref.ref.current, monotonic(clock))))
+      snapshot: Clock.clockWith((clock) =>
+        Effect.sync(() => {
+          const now = monotonic(clock)
+          // What time alone has done by now: a probe whose lease is over has opened the circuit again.
+          return Circuit.snapshot(Circuit.settle(settings, ref.ref.current, now), now)
+        })
+      )
     }
     return breaker
   })
