@@ -339,6 +339,115 @@ import * as Stream from "effect/Stream"`
     file: core("OutputGuard.ts"),
     from: `const isSpent = request.allowance.left <= request.stepsLeft`,
     to: `const isSpent = false`
+  },
+  {
+    name: "meters kept for each process",
+    file: core("RateLimit.ts"),
+    from: `build(settings, store, options.key, storeWithin)`,
+    to: `build(settings, store === undefined ? store : RateLimitStore.makeMemory(), options.key, storeWithin)`
+  },
+  {
+    name: "meter never emptied",
+    file: core("RateLimitStore.ts"),
+    from: `const after = taken ? Meter.take(own, part.amount, now) : own`,
+    to: `const after = own`
+  },
+  {
+    name: "shared limit kept by who leaves while waiting",
+    file: core("RateLimit.ts"),
+    from: `Exit.isFailure(exit) ? tell(self.id, store.give(key, marked(ticket))) : Effect.void`,
+    to: `exit._tag === "Failure" && !isLocal ? Effect.void : Effect.void`
+  },
+  {
+    name: "shared limit kept by a call that was not sent",
+    file: core("RateLimit.ts"),
+    from: `return { requests: 1, input, output }`,
+    to: `return { requests: 0, input, output }`
+  },
+  {
+    name: "store of limits waited for without limit",
+    file: core("RateLimit.ts"),
+    from: `within(Effect.interruptible(effect), storeWithin, tooLate(operation), 0)`,
+    to: `within(Effect.interruptible(effect), 1e9, tooLate(operation), 0)`
+  },
+  {
+    name: "store of limits waited for beyond the deadline",
+    file: core("RateLimit.ts"),
+    from: `return isLocal || request.expiresAt === Infinity ? taking : inTime(`,
+    to: `return request.expiresAt > 0 ? taking : inTime(`
+  },
+  {
+    name: "call refused because the store of limits failed",
+    file: core("RateLimit.ts"),
+    from: `onFailure: (cause) => Effect.as(report(self.id, "take")(cause), passes),`,
+    to: `onFailure: (cause) => Effect.andThen(report(self.id, "take")(cause), refuse(self, 0)),`
+  },
+  {
+    name: "store of limits that fails asked by every call",
+    file: core("RateLimit.ts"),
+    from: `if (++failures >= 3) restsUntil`,
+    to: `if (++failures >= 1e9) restsUntil`
+  },
+  {
+    name: "lease of a dead worker never lapses",
+    file: core("internal/deferredMemory.ts"),
+    from: `const due = held.row.state === "queued" ? held.visibleAt <= now : held.leaseUntil <= now`,
+    to: `const due = held.row.state === "queued" && held.visibleAt <= now`,
+    also: {
+      file: core("internal/deferredMemory.ts"),
+      from: `(held.row.state === "queued" || held.leaseUntil <= now)`,
+      to: `held.row.state === "queued"`
+    }
+  },
+  {
+    name: "lease taken from a worker who lives",
+    file: core("internal/backlog.ts"),
+    from: `store.claim({ owner, now, leaseUntil: now + lease })`,
+    to: `store.claim({ owner, now: now + lease / 2, leaseUntil: now + lease })`
+  },
+  {
+    name: "worker who dies with a request again and again",
+    file: core("internal/backlog.ts"),
+    from: `if (row.attempts > maxAttempts) {`,
+    to: `if (row.attempts > 1e9) {`
+  },
+  {
+    name: "restart forgets that a circuit was open",
+    file: core("Circuit.ts"),
+    from: `    case "Open":
+      return { _tag: "Open", generation: 0, until: now + kept.remaining,`,
+    to: `    case "Open":
+      return { _tag: "Open", generation: 0, until: now,`
+  },
+  {
+    name: "restart forgets what the window saw",
+    file: core("Circuit.ts"),
+    from: `tally: adopted(settings.trip, kept, now) }`,
+    to: `tally: adopted(settings.trip, { ...kept, tally: emptyTally(settings.trip) }, now) }`
+  },
+  {
+    name: "restart closes a half-open circuit",
+    file: core("Circuit.ts"),
+    from: `return { _tag: "Open", remaining: 0, openings: state.openings }`,
+    to: `return { _tag: "Isolated", remaining: 0, because: "half-open" }`
+  },
+  {
+    name: "letter queued again with its old attempts",
+    file: core("internal/deferredMemory.ts"),
+    from: `state: "queued", attempts: 0, expiresAt, note: undefined }`,
+    to: `state: "queued", expiresAt, note: undefined }`
+  },
+  {
+    name: "letter queued again for what was left of its life",
+    file: core("internal/deferredMemory.ts"),
+    from: `state: "queued", attempts: 0, expiresAt, note: undefined }`,
+    to: `state: "queued", attempts: 0, expiresAt: Math.min(expiresAt, held.row.expiresAt), note: undefined }`
+  },
+  {
+    name: "whatever has ended queued again",
+    file: core("internal/deferredMemory.ts"),
+    from: `if (held?.row.state !== "dead") return false`,
+    to: `if (held === undefined) return false`
   }
 ]
 

@@ -130,12 +130,12 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
   }
 
   const checkClaim = (
-    options: { readonly owner: string; readonly now: number; readonly leaseUntil: number },
+    { leaseUntil, owner }: { readonly owner: string; readonly leaseUntil: number },
     row: DeferredStore.Row,
-    ticket: Ticket
+    ticket: Ticket,
+    sentAt: number
   ): void => {
     if (deferred === undefined) return
-    const { leaseUntil, now: sentAt, owner } = options
     tell("claimed", ticket)
     ticket.claim = row.claim
     if (row.attempts !== ++ticket.attempts) {
@@ -143,6 +143,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
     }
     const now = time.now()
     if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
+    if (sentAt >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
     const lease = leases.get(ticket)
     if (lease !== undefined && sentAt < lease.until) violate("a lease that holds is kept", `ticket ${ticket.ordinal}`)
     leases.set(ticket, { owner, until: leaseUntil })
@@ -196,8 +197,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
             const ticket = tickets.get(row.ticket)
             if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
             claimed.push(ticket)
-            checkClaim(options, row, ticket)
-            if (sentAt >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
+            checkClaim(options, row, ticket, sentAt)
             if (strict && refusals.every((refusal) => refusal !== undefined)) {
               violate("nothing is worked off while everybody refuses", refusals.join(", "))
             }

@@ -37,6 +37,8 @@ interface Account {
   granted: number
   denied: number
   used: number
+  /** Calls that were let pass when their time was over: they may have waited until then, or not have been answered until then. */
+  late: number
   given: number
   refused: number
   failures: number
@@ -135,6 +137,7 @@ export const make = (run: Run): LimitChecks => {
       granted: 0,
       denied: 0,
       used: 0,
+      late: 0,
       given: 0,
       refused: 0,
       failures: 0,
@@ -168,7 +171,7 @@ export const make = (run: Run): LimitChecks => {
             return Stream.tapError(self.stream(entered), () => refused(entry))
           })
       })
-    const passing = tap<boolean>({
+    const passing = tap<{ readonly isCall: boolean }>({
       started: (request: Entering) => {
         const now = time.now()
         const { entry, expiresAt, stepsLeft } = request
@@ -180,13 +183,14 @@ export const make = (run: Run): LimitChecks => {
         if (now > expiresAt + epsilon) violate("no attempt after the deadline", `${nameOf(step)} at ${now}`)
         // Nobody is called for whoever has no time left.
         const isCall = now < expiresAt - epsilon
-        if (!isCall) return isCall
-        account.used++
-        checkRate(step, 1)
-        return isCall
+        if (isCall) {
+          account.used++
+          checkRate(step, 1)
+        } else account.late++
+        return { isCall }
       },
       committed: () => {},
-      ended: (isCall, outcome) => {
+      ended: ({ isCall }, outcome) => {
         if (!isCall || outcome._tag !== "Failed" || outcome.error._tag !== "LlmUnavailable") return
         account.used--
         checkRate(step, -1)
@@ -209,9 +213,10 @@ export const make = (run: Run): LimitChecks => {
       if (limit === undefined) return
       // Whoever was slow to give back has done so, and a meter is filled in a minute.
       yield* Effect.sleep(60_000 + Remote.late)
-      for (const { given, granted, place, used } of accounts) {
+      for (const { given, granted, late, place, used } of accounts) {
         if (place.isKilled || limit.trouble > 0 || limit.outages.length > 0) continue
-        if (granted !== used + given) {
+        const kept = granted - used - given
+        if (kept < 0 || kept > late) {
           violate("what was taken and not used is given back", `${granted} taken, ${used} used, ${given} given back`)
         }
       }
