@@ -3,7 +3,7 @@
  * one seed.
  *
  * A seed draws the models and their faults, the policies around them, the traffic, who leaves and when, operators, clocks that are set,
- * and the order of what happens at the same time. First there are faults; then everything heals, and all has to be as on the first day.
+ * processes that share what is elsewhere and are killed, and the order of what happens at the same time. First there are faults; then everything heals, and all has to be as on the first day.
  * At every event the run is compared with simple reference models, see {@link invariants}.
  *
  * The same seed is the same run, in every process. One that fails prints its seed, what it did, its last events, and a smaller run
@@ -199,6 +199,11 @@ export const invariants: ReadonlyArray<string> = [
   "an answer in JSON has the shape that was asked for; a call of a tool is whole, made once, and not served again",
   "a ticket of the deferred queue ends in exactly one way, which everybody is told; the queue is within its bound, and empty when all is well",
   "what waits is asked for within its life, its attempts and its pace, and not while everybody refuses; the same key gives the same ticket (1)",
+  "what died in the queue and is queued again has a whole new life, and ends once more",
+  "what a process is asked is taken over by others when it is killed, once its lease is over and not before",
+  "processes together keep to a limit that they share, as long as its store works; what was taken and not used is given back",
+  "a store of limits that fails lets calls pass, delays nobody longer than it may nor beyond the deadline, and is left alone for a while",
+  "after a restart a breaker does what it would have done without one (1)",
   "whoever is named as the author wrote the answer, and every step is on the record of a failure",
   "after healing every breaker closes and every request is answered by the first step that may",
   "no clock, timer or random number of the host is used"
