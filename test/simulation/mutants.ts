@@ -406,6 +406,17 @@ import * as Stream from "effect/Stream"`
     to: `store.claim({ owner, now: now + lease / 2, leaseUntil: now + lease })`
   },
   {
+    name: "lease prolonged by a worker who does not know of it",
+    file: core("internal/deferredMemory.ts"),
+    from: `for (const ticket of tickets) {`,
+    to: `for (const ticket of [...tickets, ...pending.keys()]) {`,
+    also: {
+      file: core("internal/backlog.ts"),
+      from: `return tickets.length === 0 ? Effect.void : store.renew(`,
+      to: `return store.renew(`
+    }
+  },
+  {
     name: "worker who dies with a request again and again",
     file: core("internal/backlog.ts"),
     from: `if (row.attempts > maxAttempts) {`,

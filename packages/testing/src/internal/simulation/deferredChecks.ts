@@ -27,6 +27,8 @@ export interface DeferredChecks {
   readonly ended: (live: Live.Live, exit: Exit.Exit<unknown, Failure>) => void
   /** An operator gives what died a new life. */
   readonly requeue: () => void
+  /** The store does what it is asked from now on. */
+  readonly heal: () => void
   /** How many tickets have not ended. */
   readonly open: () => number
   readonly atRest: Effect.Effect<void>
@@ -90,8 +92,14 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
   const startedAt = new Map<string, number>()
   const renewing = dice(plan.seed, 501)
   const ways = dice(plan.seed, 502)
+  const fates = dice(plan.seed, 503)
+  let healed = false
+  const fateOf = (): Remote.Fate =>
+    !healed && fates.chance(replicas?.trouble ?? 0) ? fates.pick<Remote.Fate>(["refused", "broken"]) : "well"
   // When the wall clock is set forward, nothing is prolonged or somebody dies, a lease may seem to be over.
-  const isLeaseKept = plan.wallSteps.length === 0 && deferred?.renewalFails === 0 && (replicas?.stops.length ?? 0) === 0
+  const isWell = (replicas?.trouble ?? 0) === 0
+  const isLeaseKept =
+    plan.wallSteps.length === 0 && deferred?.renewalFails === 0 && isWell && (replicas?.stops.length ?? 0) === 0
 
   const wall = (): number => Math.floor(Context.get(time.context, Clock.Clock).currentTimeMillisUnsafe())
   const tell = (what: string, ticket: Ticket): void =>
@@ -135,18 +143,21 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
     ticket: Ticket,
     sentAt: number
   ): void => {
-    if (deferred === undefined) return
     tell("claimed", ticket)
     ticket.claim = row.claim
     if (row.attempts !== ++ticket.attempts) {
       violate("attempts are counted, and anew in a new life", `${row.attempts} instead of ${ticket.attempts}`)
     }
-    const now = time.now()
     if (ticket.outcome !== undefined) violate("nothing is asked after a ticket has ended", ticket.outcome)
     if (sentAt >= ticket.expiresAt) violate("nobody is asked for what has expired", `ticket ${ticket.ordinal}`)
     const lease = leases.get(ticket)
     if (lease !== undefined && sentAt < lease.until) violate("a lease that holds is kept", `ticket ${ticket.ordinal}`)
     leases.set(ticket, { owner, until: leaseUntil })
+  }
+
+  const checkPace = (owner: string, row: DeferredStore.Row, ticket: Ticket): void => {
+    if (deferred === undefined) return
+    const now = time.now()
     const running = [...underway.values()]
     if (isLeaseKept && running.some((one) => one.ticket === ticket)) {
       violate("a ticket is not asked for twice at a time", `ticket ${ticket.ordinal}`)
@@ -156,7 +167,9 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
     startedAt.set(owner, now)
     underway.set(`${row.ticket} ${row.claim}`, { ticket, owner })
     const own = running.filter((one) => one.owner === owner).length + 1
-    if (own > deferred.concurrency) violate("the backlog is no stampede", `${own} at a time`)
+    // What could not be written down is done, for whoever asked.
+    if (own > deferred.concurrency && (replicas?.trouble ?? 0) === 0)
+      violate("the backlog is no stampede", `${own} at a time`)
   }
 
   const of: DeferredChecks["of"] = (place, steps) => {
@@ -165,20 +178,26 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
     // Claimed, and not asked for yet.
     const claimed: Array<Ticket> = []
     // The store does each thing in one step, and what is known of it is written down in the same one.
-    const atomic = <A, E>(step: Effect.Effect<A, E>, then: (result: A) => void): Effect.Effect<A, E> =>
-      remote.carry(
-        Effect.suspend(() => {
+    const atomic = <A>(
+      operation: string,
+      step: Effect.Effect<A, DeferredStore.StoreError>,
+      then: (result: A, isTold: boolean) => void
+    ): Effect.Effect<A, DeferredStore.StoreError> =>
+      Effect.suspend(() => {
+        const fate = fateOf()
+        const command = Effect.suspend(() => {
           const exit = Effect.runSyncExit(step)
-          if (exit._tag === "Success") then(exit.value)
+          if (exit._tag === "Success") then(exit.value, fate === "well")
           return exit
         })
-      )
+        return remote.carry(command, fate, () => new DeferredStore.StoreError({ operation, cause: "simulated" }))
+      })
     const store: DeferredStore.DeferredStore["Service"] = {
       ...self,
       insert: (entry, capacity) =>
         Effect.suspend(() => {
           const sentAt = wall()
-          return atomic(self.insert(entry, capacity), (inserted) => {
+          return atomic("insert", self.insert(entry, capacity), (inserted) => {
             if (deferred === undefined || inserted._tag === "Duplicate") return
             if (inserted._tag === "Full") {
               if (open < deferred.capacity) violate("nobody is refused while there is room", `${open} wait`)
@@ -192,27 +211,36 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
         Effect.suspend(() => {
           const sentAt = wall()
           const refusals = plan.steps.map((_, step) => steps.refusal(step))
-          return atomic(self.claim(options), (row) => {
+          const claiming = atomic("claim", self.claim(options), (row, isTold) => {
             if (row === undefined) return
             const ticket = tickets.get(row.ticket)
             if (ticket === undefined) return violate("what is asked was accepted", row.ticket)
-            claimed.push(ticket)
             checkClaim(options, row, ticket, sentAt)
+            // Whoever is not told of it asks nobody, and the lease lapses.
+            if (!isTold) return
+            checkPace(options.owner, row, ticket)
             if (strict && refusals.every((refusal) => refusal !== undefined)) {
               violate("nothing is worked off while everybody refuses", refusals.join(", "))
             }
+          })
+          return Effect.map(claiming, (row) => {
+            const ticket = row === undefined ? undefined : tickets.get(row.ticket)
+            if (ticket !== undefined) claimed.push(ticket)
+            return row
           })
         }),
       renew: (options) =>
         deferred !== undefined && renewing.chance(deferred.renewalFails)
           ? Effect.fail(new DeferredStore.StoreError({ operation: "renew", cause: "simulated" }))
-          : atomic(self.renew(options), () => {
-              for (const [ticket, { owner }] of leases) {
-                if (owner === options.owner) leases.set(ticket, { owner, until: options.leaseUntil })
+          : atomic("renew", self.renew(options), () => {
+              for (const name of options.tickets) {
+                const ticket = tickets.get(name)
+                if (ticket === undefined || leases.get(ticket)?.owner !== options.owner) continue
+                leases.set(ticket, { owner: options.owner, until: options.leaseUntil })
               }
             }),
       release: (options) =>
-        atomic(self.release(options), (done) => {
+        atomic("release", self.release(options), (done) => {
           over(options, done)
           const ticket = tickets.get(options.ticket)
           if (!done || ticket === undefined) return
@@ -220,28 +248,32 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
           if (options.refund) ticket.attempts--
         }),
       settle: (options) =>
-        atomic(self.settle(options), (first) => {
-          over(options, first)
+        Effect.suspend(() => {
           const at = claimed.findIndex(({ name }) => name === options.ticket)
           if (at !== -1) claimed.splice(at, 1)
-          if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
+          return atomic("settle", self.settle(options), (first) => {
+            over(options, first)
+            if (first) end(options.ticket, options.state === "answered" ? "Answered" : "Dead")
+          })
         }),
       cancel: (options) =>
-        atomic(self.cancel(options), (first) => {
+        atomic("cancel", self.cancel(options), (first) => {
           if (first) end(options.ticket, "Cancelled")
         }),
       expire: (now) =>
-        atomic(self.expire(now), (expired) => {
+        atomic("expire", self.expire(now), (expired) => {
           for (const name of expired) {
             const ticket = tickets.get(name)
             if (ticket !== undefined && now < ticket.expiresAt) violate("nothing expires before its time", name)
             end(name, "Expired")
           }
         }),
+      claimDelivery: (options) => atomic("claimDelivery", self.claimDelivery(options), () => {}),
+      endDelivery: (options) => atomic("endDelivery", self.endDelivery(options), () => {}),
       requeue: (options) =>
         Effect.suspend(() => {
           const sentAt = wall()
-          return atomic(self.requeue(options), (done) => {
+          return atomic("requeue", self.requeue(options), (done) => {
             const ticket = tickets.get(options.ticket)
             const wasDead = ticket?.outcome === "Dead"
             if (done !== wasDead) violate("what is dead can be queued again", `${done}, and it is ${ticket?.outcome}`)
@@ -343,7 +375,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
       if (cancel === undefined) return
       place?.fork(
         Effect.match(cancel(ticket.name), {
-          onFailure: () => violate("the queue does not fail", "cancel"),
+          onFailure: () => failed("cancel"),
           onSuccess: (first) => {
             const isLate = ticket.outcome !== undefined || ticket.lives > 1
             if (first ? ticket.outcome !== "Cancelled" : !isLate) {
@@ -362,7 +394,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
       )
     })
   }
-  const unknown = () => Effect.sync(() => violate("the queue does not fail", "await"))
+  const unknown = () => Effect.sync(() => failed("await"))
   const said = (settled: DeferredQueue.Settled) => Effect.sync(() => void told("await", settled))
 
   const given = (of: Live.Live, name: string): void => {
@@ -402,8 +434,15 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
       error._tag === "TicketUnknown" ? Effect.succeed(false) : Effect.fail(error)
     )
 
+  const failed = (operation: string): void => {
+    if (isWell) violate("the queue does not fail", operation)
+  }
+
   return {
     of,
+    heal: () => {
+      healed = true
+    },
     terms: ({ simulated }) => {
       const { keyed, kind, question } = (simulated === undefined ? undefined : live.get(simulated))?.asked ?? ordinary
       return keyed ? { key: `${kind} ${question}` } : {}
@@ -426,6 +465,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
       if (error.notice._tag === "Queued") return given(of, error.notice.ticket)
       if (!of.asked.mayWait || of.committed || isHopeless(error)) return
       const written = of.asked.wanted === "text" && of.request.tools.length === 0
+      if (written && error.notQueued === "StoreError") return failed("insert")
       if (error.notQueued !== (written ? "QueueFull" : "NotDeferrable")) {
         violate("who may wait does", `request ${of.id}: ${error.notQueued}`)
       }
@@ -433,9 +473,7 @@ export const make = (run: Live.Run, answers: AnswerChecks): DeferredChecks => {
     requeue: () => {
       const [place, queue] = someDesk(0) ?? []
       if (queue === undefined) return
-      place?.fork(
-        Effect.catch(requeueAll(queue), () => Effect.sync(() => violate("the queue does not fail", "requeue")))
-      )
+      place?.fork(Effect.catch(requeueAll(queue), () => Effect.sync(() => failed("requeue"))))
     },
     open: () => open,
     atRest: Effect.gen(function* () {

@@ -32,8 +32,9 @@ export const draw = (seed: number): Plan => {
   const single = later.chance(0.25) ? drawDeferred(later) : undefined
   const replicas = drawReplicas(seed, count, millis)
   const apart = dice(seed, 103)
-  // What is left behind by a process is seen in the queue.
-  const deferred = single ?? (replicas !== undefined && apart.chance(0.5) ? drawDeferred(apart) : undefined)
+  // What is left behind by a process is seen in the queue. There each process has one worker.
+  const shared = replicas === undefined ? single : (single ?? (apart.chance(0.5) ? drawDeferred(apart) : undefined))
+  const deferred = shared === undefined || replicas === undefined ? shared : { ...shared, workers: 1 }
   return {
     seed,
     order: d.chance(0.5) ? "random" : "fifo",

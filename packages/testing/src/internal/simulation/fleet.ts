@@ -149,6 +149,7 @@ export const make = (
       isHealed = true
       for (const world of worlds) world.heal()
       shared.limits.heal()
+      shared.deferred.heal()
     },
     atRest: Effect.suspend(() => {
       for (const { checks } of up.values()) resting.push(checks)

@@ -68,7 +68,7 @@ export const make = (run: Run): LimitChecks => {
     if (!isOut && !fates.chance(limit.trouble)) return "well"
     // Whoever was not answered may let calls pass, and leave the store alone, for as long.
     troubledUntil = now + Remote.late + rest
-    return isOut ? "lost" : fates.pick(["refused", "lost", "unanswered", "late"])
+    return isOut ? "lost" : fates.pick(["refused", "lost", "broken", "unanswered", "late"])
   }
 
   const storeOf = (account: Account, remote: Remote.Remote): RateLimitStore.RateLimitStore["Service"] => {

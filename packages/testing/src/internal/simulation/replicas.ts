@@ -5,6 +5,8 @@ export interface Replicas {
   readonly count: number
   /** The longest that a command takes to a store that they share, and the longest that its answer takes. */
   readonly travel: number
+  /** How often the store of the queue says that it failed, whether it has done what it was asked or not. */
+  readonly trouble: number
   readonly limit: SharedLimit | undefined
   readonly stops: ReadonlyArray<Stop>
 }
@@ -37,6 +39,7 @@ export const drawReplicas = (seed: number, steps: number, millis: number): Repli
   return {
     count,
     travel: d.pick([0, 5, 40]),
+    trouble: d.pick([0, 0, 0.02, 0.1]),
     limit: d.chance(0.7) ? drawLimit(d, steps, millis) : undefined,
     stops: Array.from({ length: d.pick([0, 1, 1, 2, 3]) }, () => {
       const replica = d.int(0, count - 1)

@@ -71,6 +71,7 @@ const fewerReplicas = (plan: Plan): ReadonlyArray<Plan> => {
         )),
     ...stops.map((_, index) => ({ ...plan, replicas: { ...replicas, stops: stops.toSpliced(index, 1) } })),
     { ...plan, replicas: { ...replicas, count: 1, stops: stops.filter(({ replica }) => replica === 0) } },
-    { ...plan, replicas: { ...replicas, travel: 0 } }
+    { ...plan, replicas: { ...replicas, travel: 0 } },
+    { ...plan, replicas: { ...replicas, trouble: 0 } }
   ]
 }
