@@ -125,7 +125,7 @@ describe("Timeouts", () => {
         assert.deepStrictEqual(timeoutOf(late), ["attempt", 1000])
         return yield* Effect.never
       })
-      const ending = VirtualTime.make().run(asked)
+      const ending = VirtualTime.make().run(Effect.scoped(asked))
 
       assert.deepStrictEqual([ending._tag, ending.at], ["Deadlock", 1000])
     })
