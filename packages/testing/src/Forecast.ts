@@ -16,12 +16,14 @@ import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import * as Provider from "@llm-resilience/core/Provider"
 import type * as ProviderError from "@llm-resilience/core/ProviderError"
 import * as Arr from "effect/Array"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
 import { chart } from "./internal/chart.ts"
 import { dice, type Dice, logNormal } from "./internal/dice.ts"
 import { errorOf } from "./internal/errors.ts"
 import { histogram } from "./internal/histogram.ts"
+import { check, type Checked, type CheckedModel, day } from "./internal/scenario.ts"
 import { sealed } from "./internal/simulation/sealed.ts"
 import * as VirtualTime from "./VirtualTime.ts"
 
@@ -30,10 +32,12 @@ import * as VirtualTime from "./VirtualTime.ts"
  *
  * **Details**
  *
+ * - `id`: its name, another one for each model.
  * - `latency`: median and 99th percentile of a whole answer.
- * - `errors`: the share of calls that fail with each kind of error on an ordinary day.
- * - `outages`: how many in a month of 30 days, how long (median and 99th percentile, 10 minutes and 2 hours by default), and what a call gets
- *   meanwhile: an error, or `Hang` for none at all (`ServerError` by default).
+ * - `errors`: the share of calls that fail with each kind of error on an ordinary day; they sum up to 1 at most.
+ * - `outages`: how many in a month of 30 days (10 000 at most; what is more frequent is a share of errors), how long (median and 99th percentile,
+ *   10 minutes and twelve times the median by default), and what a call gets meanwhile: an error, or `Hang` for none at all (`ServerError` by
+ *   default).
  * - `usdPerCall`: what an answered call costs, nothing by default. Calls that a hedge gave up are paid for as well.
  *
  * @category models
@@ -60,7 +64,8 @@ export interface Model {
  * **Details**
  *
  * - `models`: the steps of the chain, in order. `standard` and `chain`: the policies around each, and the chain, as in `LlmResilience`.
- * - `perSecond`: requests, 1 by default. `days`: 30 by default. `deadline`: of each request, 30 s by default.
+ * - `perSecond`: requests, 1 by default, 1000 at most. `days`: 30 by default, 3660 at most. Both together make 100 million requests at most.
+ * - `deadline`: of each request, 30 s by default.
  *
  * @category models
  * @since 0.1.0
@@ -79,8 +84,8 @@ export interface Scenario {
  *
  * **Details**
  *
- * `availability` is the share of requests that were answered, `daily` the same for each day. Latencies are milliseconds, of answers. `shares` are the
- * shares of answers by provider, `calls` what each was asked.
+ * `availability` is the share of requests that were answered, `daily` the same for each day, and 1 for a day without any. Latencies are
+ * milliseconds, of answers. `shares` are the shares of answers by provider, `calls` what each was asked.
  *
  * @category models
  * @since 0.1.0
@@ -98,6 +103,15 @@ export interface Outlook {
 
 /**
  * Forecasts one scenario.
+ *
+ * **Details**
+ *
+ * The same `seed`, an integer, gives the same outlook; it is 1 by default.
+ *
+ * **Gotchas**
+ *
+ * Throws a `RangeError` that names the field, what was expected and what it got, for rates, lengths of time, prices and traffic that cannot be,
+ * for a period without any request, and for options that a policy refuses (`cause` is what it said).
  *
  * **Example** (What does a second provider change?)
  *
@@ -125,94 +139,108 @@ export interface Outlook {
 export const run = (
   scenario: Scenario,
   options?: { readonly name?: string | undefined; readonly seed?: number | undefined }
-): Outlook => {
-  const seed = options?.seed ?? 1
-  const days = scenario.days ?? 30
-  const perSecond = scenario.perSecond ?? 1
-  if (!(days > 0 && Number.isFinite(days))) throw new RangeError(`Forecast.run: days must be positive, got ${days}`)
-  if (!(perSecond > 0 && perSecond <= 1000)) {
-    throw new RangeError(`Forecast.run: perSecond must be in (0, 1000], got ${perSecond}`)
-  }
-  return sealed(dice(seed, 5), () => {
-    const time = VirtualTime.make({ seed })
-    const until = days * day
-    const latencies = histogram()
-    const asked = Array.from({ length: Math.ceil(days) }, () => ({ requests: 0, answered: 0 }))
-    const served = new Map<string, number>()
-    const models = scenario.models.map((model, index) => weather(model, time, dice(seed, 600, index), until))
-    const arrivals = dice(seed, 700)
-    const request = LlmRequest.make({ prompt: "?", deadline: scenario.deadline ?? "30 seconds", mayCache: false })
+): Outlook => ready("Forecast.run", scenario, options)()
 
-    const send = (service: LlmResilience.LlmResilience): void => {
-      const at = time.now()
-      const today = asked[Math.min(asked.length - 1, Math.floor(at / day))]
-      time.fork(service.generate(request)).addObserver((exit) => {
-        if (today === undefined) return
-        today.requests++
-        if (exit._tag !== "Success") return
-        today.answered++
-        latencies.add(time.now() - at)
-        const { provider } = exit.value.served
-        served.set(provider, (served.get(provider) ?? 0) + 1)
-      })
-    }
-    const program = Effect.scoped(
-      Effect.gen(function* () {
-        const steps = Arr.map(scenario.models, (_, index) => ({
-          // There are as many as models.
-          provider: models[index]?.provider as Provider.Provider,
-          policy: LlmResilience.standard(scenario.standard)
-        }))
-        const service = yield* LlmResilience.make({ steps, fallback: scenario.chain })
-        yield* Effect.callback<void>((resume) => {
-          const next = (at: number): void => {
-            if (at >= until) {
-              time.at(until + minute, () => resume(Effect.void))
-              return
-            }
-            time.at(at, () => {
-              next(at + arrivals.exponential(1000 / perSecond))
-              send(service)
-            })
-          }
-          next(arrivals.exponential(1000 / perSecond))
-        })
-      })
-    )
-    const ending = time.run(program)
-    if (ending._tag !== "Ended" || ending.exit._tag === "Failure") {
-      throw new Error(`Forecast.run: the run ended badly (${ending._tag})`)
-    }
-    const requests = asked.reduce((sum, { requests }) => sum + requests, 0)
-    const answered = asked.reduce((sum, { answered }) => sum + answered, 0)
-    return {
-      name: options?.name ?? scenario.models.map(({ id }) => id).join(" -> "),
-      requests,
-      availability: answered / Math.max(1, requests),
-      daily: asked.map(({ answered, requests }) => answered / Math.max(1, requests)),
-      latency: { p50: latencies.at(0.5), p95: latencies.at(0.95), p99: latencies.at(0.99) },
-      usd: models.reduce((sum, { usd }) => sum + usd(), 0),
-      shares: Object.fromEntries(scenario.models.map(({ id }) => [id, (served.get(id) ?? 0) / Math.max(1, answered)])),
-      calls: Object.fromEntries(models.map(({ calls, provider }) => [provider.id, calls()]))
-    }
-  })
+const ready = (
+  where: string,
+  scenario: Scenario,
+  options?: { readonly name?: string | undefined; readonly seed?: number | undefined }
+): (() => Outlook) => {
+  const seed = options?.seed ?? 1
+  const checked = check(where, scenario, seed)
+  const nobody = Arr.map(checked.models, ({ id }) => Provider.make({ id, model: id, generate: () => Effect.never }))
+  try {
+    // Policies refuse their options when they are built.
+    VirtualTime.make().runSync(Effect.scoped(chainOf(scenario, nobody)))
+  } catch (cause) {
+    throw new RangeError(`${where}: the chain cannot be built: ${(cause as Error).message}`, { cause })
+  }
+  const name = options?.name ?? checked.models.map(({ id }) => id).join(" -> ")
+  return () => sealed(dice(seed, 5), () => ({ name, ...simulated(scenario, checked, seed) }))
 }
 
-const minute = 60_000
-const day = 86_400_000
+const chainOf = (
+  { chain, standard }: Scenario,
+  providers: Arr.NonEmptyReadonlyArray<Provider.Provider>
+): Effect.Effect<LlmResilience.LlmResilience, never, Scope.Scope> =>
+  Effect.suspend(() => {
+    const policy = LlmResilience.standard(standard)
+    return LlmResilience.make({ steps: Arr.map(providers, (provider) => ({ provider, policy })), fallback: chain })
+  })
+
+const simulated = (
+  scenario: Scenario,
+  { arrivals, days, deadline, models: given, until }: Checked,
+  seed: number
+): Omit<Outlook, "name"> => {
+  const time = VirtualTime.make({ seed })
+  const latencies = histogram()
+  const asked = Array.from({ length: Math.ceil(days) }, () => ({ requests: 0, answered: 0 }))
+  const served = new Map<string, number>()
+  const models = Arr.map(given, (model, index) => weather(model, time, dice(seed, 600, index), until))
+  const request = LlmRequest.make({ prompt: "?", deadline, mayCache: false })
+
+  const send = (service: LlmResilience.LlmResilience, done: () => void): void => {
+    const at = time.now()
+    const today = asked[Math.min(asked.length - 1, Math.floor(at / day))]
+    time.fork(service.generate(request)).addObserver((exit) => {
+      done()
+      if (today === undefined) return
+      today.requests++
+      if (exit._tag !== "Success") return
+      today.answered++
+      latencies.add(time.now() - at)
+      const { provider } = exit.value.served
+      served.set(provider, (served.get(provider) ?? 0) + 1)
+    })
+  }
+  const program = Effect.scoped(
+    Effect.gen(function* () {
+      const service = yield* chainOf(
+        scenario,
+        Arr.map(models, ({ provider }) => provider)
+      )
+      yield* Effect.callback<void>((resume) => {
+        // The traffic itself is one that is open, until its end.
+        let open = 1
+        const done = (): void => {
+          if (--open === 0) resume(Effect.void)
+        }
+        const next = (at: number): void => {
+          if (at >= until) return done()
+          time.at(at, () => {
+            open++
+            next(arrivals())
+            send(service, done)
+          })
+        }
+        next(arrivals())
+      })
+    })
+  )
+  time.runSync(program)
+  const requests = asked.reduce((sum, { requests }) => sum + requests, 0)
+  const answered = asked.reduce((sum, { answered }) => sum + answered, 0)
+  return {
+    requests,
+    availability: answered / requests,
+    daily: asked.map(({ answered, requests }) => (requests === 0 ? 1 : answered / requests)),
+    latency: { p50: latencies.at(0.5), p95: latencies.at(0.95), p99: latencies.at(0.99) },
+    usd: models.reduce((sum, { usd }) => sum + usd(), 0),
+    shares: Object.fromEntries(given.map(({ id }) => [id, (served.get(id) ?? 0) / Math.max(1, answered)])),
+    calls: Object.fromEntries(models.map(({ calls, provider }) => [provider.id, calls()]))
+  }
+}
 
 const weather = (
-  model: Model,
+  model: CheckedModel,
   time: VirtualTime.VirtualTime,
   d: Dice,
   until: number
 ): { readonly provider: Provider.Provider; readonly usd: () => number; readonly calls: () => number } => {
-  const latency = logNormal(Duration.toMillis(model.latency.median), Duration.toMillis(model.latency.p99))
-  const errors = (Object.entries(model.errors ?? {}) as ReadonlyArray<[ProviderError.Kind, number]>).filter(
-    ([, rate]) => rate > 0
-  )
+  const latency = logNormal(model.latency.median, model.latency.p99)
   const outages = outagesOf(model, d, until)
-  const during = model.outages?.as ?? "ServerError"
+  const during = model.outages?.as
   const weather = dice(d.int(0, 0x7fffffff))
   const content = LlmResponse.textContent("An answer.")
   let usd = 0
@@ -225,7 +253,7 @@ const weather = (
   }
   const kindOf = (): ProviderError.Kind | undefined => {
     let roll = weather.next()
-    return errors.find(([, rate]) => (roll -= rate) < 0)?.[0]
+    return model.errors.find(([, rate]) => (roll -= rate) < 0)?.[0]
   }
   const provider = Provider.make({
     id: model.id,
@@ -239,7 +267,7 @@ const weather = (
         if (out && during === "Hang") return
         const kind = out && during !== "Hang" ? during : ordinary
         const failing = kind === undefined ? undefined : Effect.fail(errorOf(model.id, kind))
-        if (failing === undefined) usd += model.usdPerCall ?? 0
+        if (failing === undefined) usd += model.usdPerCall
         // Errors come back faster than answers.
         const cancel = time.at(time.now() + (failing === undefined ? millis : millis / 4), () =>
           resume(failing ?? Effect.succeed({ content }))
@@ -251,27 +279,23 @@ const weather = (
 }
 
 const outagesOf = (
-  { outages }: Model,
+  { outages }: CheckedModel,
   d: Dice,
   until: number
 ): ReadonlyArray<{ readonly from: number; readonly to: number }> => {
-  if (outages === undefined || outages.perMonth <= 0) return []
-  const length = logNormal(
-    Duration.toMillis(outages.median ?? "10 minutes"),
-    Duration.toMillis(outages.p99 ?? "2 hours")
-  )
-  const between = (30 * day) / outages.perMonth
+  if (outages === undefined) return []
+  const length = logNormal(outages.median, outages.p99)
   const found: Array<{ readonly from: number; readonly to: number }> = []
-  for (let from = d.exponential(between); from < until;) {
+  for (let from = d.exponential(outages.between); from < until;) {
     const to = from + length(d)
     found.push({ from, to })
-    from = to + d.exponential(between)
+    from = to + d.exponential(outages.between)
   }
   return found
 }
 
 /**
- * Forecasts several scenarios in the same weather.
+ * Forecasts several scenarios in the same weather. All are read before the first is run, and refused as in {@link run}.
  *
  * @category running
  * @since 0.1.0
@@ -280,7 +304,9 @@ export const compare = (
   scenarios: { readonly [name: string]: Scenario },
   options?: { readonly seed?: number | undefined }
 ): ReadonlyArray<Outlook> =>
-  Object.entries(scenarios).map(([name, scenario]) => run(scenario, { name, seed: options?.seed }))
+  Object.entries(scenarios)
+    .map(([name, scenario]) => ready(`Forecast.compare: "${name}"`, scenario, { name, seed: options?.seed }))
+    .map((forecast) => forecast())
 
 /**
  * Writes outlooks as a table in Markdown.
