@@ -9,15 +9,37 @@ import { writeFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { Forecast } from "@llm-resilience/testing"
 
-const { values } = parseArgs({
-  options: {
-    "per-second": { type: "string", default: "0.1" },
-    days: { type: "string", default: "30" },
-    seed: { type: "string", default: "1" },
-    only: { type: "string" },
-    svg: { type: "string" }
+const refuse = (why: string): never => {
+  console.error(why)
+  process.exit(2)
+}
+
+const options = {
+  "per-second": { type: "string", default: "0.1" },
+  days: { type: "string", default: "30" },
+  seed: { type: "string", default: "1" },
+  only: { type: "string", default: "" },
+  svg: { type: "string" }
+} as const
+
+const read = () => {
+  try {
+    return parseArgs({ options }).values
+  } catch (error) {
+    const [why] = (error as Error).message.split(/\. |\n/)
+    const known = Object.keys(options).map((name) => `--${name}`)
+    return refuse(`forecast: ${why}; known are ${known.join(", ")}`)
   }
-})
+}
+const values = read()
+
+const number = (name: "per-second" | "days" | "seed"): number => {
+  const value = Number(values[name])
+  if (values[name].trim() !== "" && !Number.isNaN(value)) return value
+  return refuse(`forecast: --${name} must be a number, got "${values[name]}"`)
+}
+const traffic = { perSecond: number("per-second"), days: number("days") }
+const seed = number("seed")
 
 const primary: Forecast.Model = {
   id: "primary",
@@ -40,7 +62,6 @@ const local: Forecast.Model = {
   usdPerCall: 0.001
 }
 
-const traffic = { perSecond: Number(values["per-second"]), days: Number(values.days) }
 const scenarios: { readonly [name: string]: Forecast.Scenario } = {
   "primary alone": { ...traffic, models: [primary] },
   "with a secondary": { ...traffic, models: [primary, secondary] },
@@ -48,10 +69,21 @@ const scenarios: { readonly [name: string]: Forecast.Scenario } = {
   "timeout halved": { ...traffic, models: [primary, secondary], standard: { timeouts: { attempt: "15 seconds" } } },
   "with hedging": { ...traffic, models: [primary, secondary], chain: { hedge: { quantile: 0.95 } } }
 }
-const chosen = Object.fromEntries(Object.entries(scenarios).filter(([name]) => name.includes(values.only ?? "")))
+const chosen = Object.fromEntries(Object.entries(scenarios).filter(([name]) => name.includes(values.only)))
+if (Object.keys(chosen).length === 0) {
+  refuse(`forecast: no scenario has "${values.only}" in its name; there are ${Object.keys(scenarios).join(", ")}`)
+}
 
+const compare = () => {
+  try {
+    return Forecast.compare(chosen, { seed })
+  } catch (error) {
+    if (error instanceof RangeError) return refuse(error.message)
+    throw error
+  }
+}
 const started = performance.now()
-const outlooks = Forecast.compare(chosen, { seed: Number(values.seed) })
+const outlooks = compare()
 console.log(Forecast.toTable(outlooks))
 const requests = outlooks.reduce((sum, outlook) => sum + outlook.requests, 0)
 console.log(`\n${requests} requests in ${((performance.now() - started) / 1000).toFixed(1)} s`)
