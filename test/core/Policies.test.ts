@@ -320,6 +320,14 @@ describe("Decision", () => {
   })
 })
 
+describe("LlmResilience.standard", () => {
+  it("refuses times that are none", () => {
+    const wrong = (options: LlmResilience.StandardOptions) => () => LlmResilience.standard(options)
+
+    assert.throws(wrong({ cooldown: { rest: "-1 second" } }), "rest must not be negative, got -1000 ms")
+  })
+})
+
 describe("LlmRequest", () => {
   it("refuses settings that make no sense", () => {
     assert.throws(

@@ -59,6 +59,13 @@ describe("Simulation", () => {
     assert.strictEqual(violation, undefined)
   })
 
+  it("refuses seeds that are none", () => {
+    assert.throws(() => Simulation.run(2.5), "a seed must be an integer, got 2.5")
+    assert.throws(() => Simulation.plan(NaN), "got NaN")
+    assert.throws(() => Simulation.explore({ seeds: 0 }), "seeds must be an integer >= 1, got 0")
+    assert.throws(() => Simulation.explore({ seeds: 1, from: NaN }), "got NaN")
+  })
+
   it("is the same run again for the same seed", () => {
     for (const seed of [1, 2, 3, 40]) {
       assert.deepStrictEqual(Simulation.run(seed, { keptEvents: 500 }), Simulation.run(seed, { keptEvents: 500 }))

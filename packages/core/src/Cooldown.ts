@@ -53,10 +53,10 @@ const awake: Rest = { until: -Infinity, isolatedBecause: undefined }
  * @since 0.1.0
  */
 export const policy = (options?: Options): Policy.Policy => {
-  const rest = Duration.toMillis(options?.rest ?? "5 seconds")
-  const maxRest = Duration.toMillis(options?.maxRest ?? "60 seconds")
-  const isolation = Duration.toMillis(options?.isolation ?? "5 minutes")
-  const maxIsolation = Duration.toMillis(options?.maxIsolation ?? "24 hours")
+  const rest = millisOf("rest", options?.rest ?? "5 seconds")
+  const maxRest = millisOf("maxRest", options?.maxRest ?? "60 seconds")
+  const isolation = millisOf("isolation", options?.isolation ?? "5 minutes")
+  const maxIsolation = millisOf("maxIsolation", options?.maxIsolation ?? "24 hours")
   return (self) =>
     Effect.gen(function* () {
       const table = yield* Decision.CurrentTable
@@ -124,4 +124,10 @@ export const policy = (options?: Options): Policy.Policy => {
           (request.lastResort ? undefined : reasonNow(now)) ?? self.availability(request, now)
       }
     })
+}
+
+const millisOf = (name: keyof Options, input: Duration.Input): number => {
+  const millis = Duration.toMillis(input)
+  if (!(millis >= 0)) throw new RangeError(`Cooldown.policy: ${name} must not be negative, got ${millis} ms`)
+  return millis
 }

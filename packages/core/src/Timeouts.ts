@@ -53,7 +53,7 @@ export interface Options {
  *
  * **Details**
  *
- * `firstToken` follows `attempt` unless given.
+ * `firstToken` follows `attempt` unless given. `Infinity`, zero and less than zero set no limit.
  *
  * **Example** (Giving up on a silent provider)
  *

@@ -72,7 +72,12 @@ export interface Run {
  * @category constructors
  * @since 0.1.0
  */
-export const plan: (seed: number) => Plan = draw
+export const plan = (seed: number): Plan => draw(checked(seed))
+
+const checked = (seed: number): number => {
+  if (Number.isSafeInteger(seed)) return seed
+  throw new RangeError(`Simulation: a seed must be an integer, got ${seed}`)
+}
 
 /**
  * Runs a seed, or a plan that was changed by hand.
@@ -93,7 +98,7 @@ export const plan: (seed: number) => Plan = draw
  * @since 0.1.0
  */
 export const run = (seed: number | Plan, options?: { readonly keptEvents?: number | undefined }): Run =>
-  Runs.run(typeof seed === "number" ? draw(seed) : seed, options?.keptEvents)
+  Runs.run(typeof seed === "number" ? plan(seed) : seed, options?.keptEvents)
 
 /**
  * Makes a failing run smaller: fewer requests, fewer steps, fewer kinds of trouble, as long as the same invariant is violated.
@@ -138,7 +143,10 @@ export const explore = (options: {
   readonly change?: ((plan: Plan) => Plan) | undefined
   readonly onRun?: ((run: Run) => void) | undefined
 }): { readonly failed: Run | undefined; readonly seeds: number; readonly requests: number } => {
-  const from = options.from ?? 0
+  const from = checked(options.from ?? 0)
+  if (!Number.isSafeInteger(options.seeds) || options.seeds < 1) {
+    throw new RangeError(`Simulation.explore: seeds must be an integer >= 1, got ${options.seeds}`)
+  }
   let requests = 0
   for (let seed = from; seed < from + options.seeds; seed++) {
     const found = run(options.change === undefined ? seed : options.change(plan(seed)))
