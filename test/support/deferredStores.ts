@@ -204,6 +204,23 @@ export const conforms = <E>({ layer, name }: Kind<E>): void => {
       )
     )
 
+    it.effect("does not take the end of a delivery for that of the request, which was queued again meanwhile", () =>
+      over((store) =>
+        Effect.gen(function* () {
+          yield* store.insert(entryOf("one"), 10)
+          yield* claiming(store)
+          yield* store.settle({ ticket: "one", claim: 1, now, state: "dead", result: undefined, note: "400" })
+          yield* store.claimDelivery({ owner: "me", now, leaseUntil: now + 1000 })
+          yield* store.requeue({ ticket: "one", now, expiresAt: now + hour })
+          yield* claiming(store)
+          yield* store.endDelivery({ owner: "me", ticket: "one", retryAt: undefined })
+          assert.isUndefined(yield* claiming(store, "you"))
+          yield* store.renew({ owner: "me", tickets: ["one"], leaseUntil: now + 2000 })
+          assert.isUndefined(yield* claiming(store, "you", now + 1999))
+        })
+      )
+    )
+
     it.effect("forgets what ended long ago, and the oldest beyond a number", () =>
       over((store) =>
         Effect.gen(function* () {
@@ -220,6 +237,24 @@ export const conforms = <E>({ layer, name }: Kind<E>): void => {
           assert.deepStrictEqual(yield* left, ["b", "c", "d", "e"])
           yield* store.prune({ before: now, keep: 2 })
           assert.deepStrictEqual(yield* left, ["c", "d", "e"])
+        })
+      )
+    )
+
+    it.effect("keeps as many as it may of those that ended at the same moment", () =>
+      over((store) =>
+        Effect.gen(function* () {
+          yield* insertAll(
+            store,
+            ["a", "b", "c"].map((ticket) => entryOf(ticket, { expiresAt: now + 1 }))
+          )
+          yield* store.expire(now + 1)
+          yield* store.prune({ before: now, keep: 2 })
+          const left = yield* Effect.forEach(["a", "b", "c"], (ticket) => store.find(ticket))
+          assert.lengthOf(
+            left.filter((row) => row !== undefined),
+            2
+          )
         })
       )
     )

@@ -224,17 +224,19 @@ export const make = Effect.fnUntraced(function* (
           UPDATE ${table}
           SET owner = NULL, lease_until = ${retryAt ?? 0},
             delivered = ${sql.literal(retryAt === undefined ? "1" : "0")}
-          WHERE ticket = ${ticket} AND owner = ${owner}`)
+          WHERE ticket = ${ticket} AND owner = ${owner} AND settled_at IS NOT NULL`)
       ),
     prune: ({ before, keep }) =>
       guarded(
         "prune",
         Effect.gen(function* () {
           yield* sql`DELETE FROM ${table} WHERE settled_at < ${before}`
-          const [oldest] = yield* sql<{ settled_at: number | string }>`
-            SELECT settled_at FROM ${table} WHERE settled_at IS NOT NULL
-            ORDER BY settled_at DESC LIMIT 1 OFFSET ${sql.literal(String(keep))}`
-          if (oldest !== undefined) yield* sql`DELETE FROM ${table} WHERE settled_at <= ${Number(oldest.settled_at)}`
+          // SQLite knows no offset without a limit.
+          yield* sql`
+            DELETE FROM ${table} WHERE ticket IN (
+              SELECT ticket FROM ${table} WHERE settled_at IS NOT NULL
+              ORDER BY settled_at DESC, ordinal DESC LIMIT 2147483647 OFFSET ${sql.literal(String(keep))}
+            )`
         })
       )
   } satisfies DeferredStore["Service"]
