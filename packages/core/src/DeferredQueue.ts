@@ -22,6 +22,7 @@
  * - The model is asked at least once: when a worker dies between the answer and its commit, it is asked again. The caller sees one answer.
  * - The same idempotency key gives the same ticket, as long as its result is kept.
  * - The handler sees every result at least once, with the ticket to recognise one that it has seen.
+ * - Nobody waits for a store that hangs: an operation that takes longer than `storeWithin` has failed, and whatever is lost by that is taken up again.
  *
  * **What it does not do**
  *
@@ -44,6 +45,7 @@ import * as DeferredStore from "./DeferredStore.ts"
 import { workingOff } from "./internal/backlog.ts"
 import type { Bell } from "./internal/bell.ts"
 import * as Codec from "./internal/deferredCodec.ts"
+import { guarded } from "./internal/deferredGuard.ts"
 import { deferring } from "./internal/deferring.ts"
 import { stackless } from "./internal/stackless.ts"
 import { wallNow } from "./internal/wall.ts"
@@ -162,6 +164,7 @@ export class DeferredQueue extends Context.Service<
  * - `concurrency`: how many are asked at the same time once all is well, 4 by default. `every`: the least time between two starts, 100 ms.
  * - `deadline`: for one attempt, 5 minutes by default. Nobody is watching, so it may be longer than that of a user.
  * - `lease`: how long after the death of its worker a request is taken up by another one, 30 s by default.
+ * - `storeWithin`: how long one operation of the store may take before it has failed, a sixth of the `lease` by default, at most a third.
  * - `pollInterval`: how often the store is asked for what other processes did, 1 s by default.
  * - `keepFor`, `keepAtMost`: how long, and how many, results and dead letters are kept; 7 days and 10 000 by default.
  * - `onSettled`: the handler. It runs next to the worker, one result at a time, and again after `lease` when it failed.
@@ -180,6 +183,7 @@ export interface Options<out R = never> {
   readonly every?: Duration.Input | undefined
   readonly deadline?: Duration.Input | undefined
   readonly lease?: Duration.Input | undefined
+  readonly storeWithin?: Duration.Input | undefined
   readonly pollInterval?: Duration.Input | undefined
   readonly keepFor?: Duration.Input | undefined
   readonly keepAtMost?: number | undefined
@@ -207,11 +211,15 @@ export const make = <R = never>(
     const every = Duration.toMillis(options?.every ?? "100 millis")
     const deadline = Duration.fromInputUnsafe(options?.deadline ?? "5 minutes")
     const lease = Math.ceil(positive("lease", Duration.toMillis(options?.lease ?? "30 seconds")))
+    const storeWithin = positive("storeWithin", Duration.toMillis(options?.storeWithin ?? lease / 6))
+    if (storeWithin > lease / 3) {
+      throw new RangeError(`DeferredQueue.make: storeWithin must be at most a third of lease, got ${storeWithin} ms`)
+    }
     const poll = positive("pollInterval", Duration.toMillis(options?.pollInterval ?? "1 second"))
     const keepFor = Math.ceil(Duration.toMillis(options?.keepFor ?? "7 days"))
     const handler = options?.onSettled
 
-    const store = yield* DeferredStore.DeferredStore
+    const store = guarded(yield* DeferredStore.DeferredStore, { lease, millis: storeWithin })
     // A worker brings the hub of its chain, which may be another one than that in force here.
     const hubs = new Set([yield* ResilienceEvent.CurrentHub])
     const table = yield* Decision.CurrentTable

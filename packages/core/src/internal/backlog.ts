@@ -128,28 +128,28 @@ export const workingOff = ({
     state: "answered" | "dead",
     result: string | undefined,
     note: string | undefined
-  ): Effect.Effect<void> =>
-    Clock.clockWith((clock) =>
-      store.settle({
-        ticket: row.ticket,
-        claim: row.claim,
-        now: wall(clock),
-        state,
-        result,
-        note
-      })
-    ).pipe(
-      Effect.tapError(storeFailed),
+  ): Effect.Effect<void> => {
+    const { claim, ticket } = row
+    // Whether it was written down by the one who holds the claim, which is who asks, although the store could not say so.
+    const wasFirst = Effect.map(store.find(ticket), (found) => found?.claim === claim && found.state === state)
+    let doubtful = false
+    return Clock.clockWith((clock) => store.settle({ ticket, claim, now: wall(clock), state, result, note })).pipe(
+      Effect.tapError((error) => {
+        doubtful = true
+        return storeFailed(error)
+      }),
       // What is not written down within the lease is asked again by somebody.
       Effect.retry({ times: 3, schedule: settleAgain }),
+      Effect.flatMap((first) => (first || !doubtful ? Effect.succeed(first) : wasFirst)),
       Effect.match({
         onFailure: () => {},
         onSuccess: (first) => {
-          if (first) ended(row.ticket, state === "answered" ? "Answered" : "Dead")
+          if (first) ended(ticket, state === "answered" ? "Answered" : "Dead")
         }
       }),
       Effect.uninterruptible
     )
+  }
 
   // With `untriedFor` the attempt does not count: nobody was asked, and for that long nobody need be.
   const again = (
@@ -213,16 +213,13 @@ export const workingOff = ({
         let pace: Pace = { allowed: 1, failures: 0, notBefore: -Infinity }
         const held = new Set<DeferredStore.Row>()
         let delivering: string | undefined
-        let sweptAt = -Infinity
         let prunedAt = -Infinity
 
         const sweep = Effect.gen(function* () {
           const now = wall(clock)
-          if (now - sweptAt < poll) return
-          sweptAt = now
           for (const ticket of yield* store.expire(now)) ended(ticket, "Expired")
-          if (now - prunedAt < pruneEvery) return
-          prunedAt = now
+          if (monotonic(clock) - prunedAt < pruneEvery) return
+          prunedAt = monotonic(clock)
           yield* store.prune({ before: now - keepFor, keep })
         })
 
@@ -233,7 +230,8 @@ export const workingOff = ({
             const work = Effect.onExit(ask(bounded, row), (exit) =>
               Effect.gen(function* () {
                 held.delete(row)
-                asking.delete(row.ticket)
+                // Somebody else may be asking by now, after the lease was lost.
+                if (asking.get(row.ticket) === (yield* Effect.fiber)) asking.delete(row.ticket)
                 if (Exit.isSuccess(exit))
                   pace = paced(pace, exit.value, concurrency, monotonic(clock), yield* Random.next)
                 else yield* again(row, row.note, Cause.hasInterruptsOnly(exit.cause) ? Duration.zero : undefined)
@@ -247,7 +245,6 @@ export const workingOff = ({
 
         // One look at the queue: returns how long to wait for the bell before the next one, 0 for not at all.
         const turn = Effect.gen(function* () {
-          yield* sweep
           if (held.size >= pace.allowed) return poll
           // Timers know whole milliseconds: what is less is over.
           const rest = Math.ceil(pace.notBefore - monotonic(clock) - 0.5)
@@ -278,6 +275,8 @@ export const workingOff = ({
           undefined
         )
         yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(lease / 3), beat)))
+        // Beside the work, which goes on where only this goes wrong.
+        yield* Effect.forkScoped(Effect.forever(Effect.andThen(surviving(sweep, undefined), Effect.sleep(poll))))
         const holding = (ticket: string | undefined): void => {
           delivering = ticket
         }
