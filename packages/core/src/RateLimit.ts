@@ -136,8 +136,24 @@ export const makeStored = (
 ): Effect.Effect<RateLimit, never, RateLimitStore.RateLimitStore> => {
   const settings = settingsOf(options)
   const storeWithin = Duration.toMillis(options.storeWithin ?? "250 millis")
-  return Effect.flatMap(RateLimitStore.RateLimitStore, (store) => build(settings, store, options.key, storeWithin))
+  return Effect.flatMap(RateLimitStore.RateLimitStore, (store) =>
+    build(settings, failing(store), options.key, storeWithin)
+  )
 }
+
+// A store that throws where it should give an effect fails like others, and one that cannot even look knows of nothing to wait for.
+const failing = (store: RateLimitStore.RateLimitStore["Service"]): RateLimitStore.RateLimitStore["Service"] => ({
+  take: (key, parts, maxWait) => Effect.suspend(() => store.take(key, parts, maxWait)),
+  give: (key, parts) => Effect.suspend(() => store.give(key, parts)),
+  tell: (key, name, report) => Effect.suspend(() => store.tell(key, name, report)),
+  peek: (key, parts, now) => {
+    try {
+      return store.peek(key, parts, now)
+    } catch {
+      return 0
+    }
+  }
+})
 
 interface Settings {
   readonly requestsPerMinute: number | undefined
