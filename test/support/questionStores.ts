@@ -91,6 +91,20 @@ export const conforms = ({ layer, name, slack }: Kind): void => {
       )
     )
 
+    it.effect("asks again for a vector that it was never given", () =>
+      over((store) =>
+        Effect.gen(function* () {
+          yield* store.put(about("a", "Why?"), undefined)
+          yield* store.put(about("a", "Why?"), "e")
+          const { bare, stored } = yield* store.put(about("a", "Why?"), "e")
+          assert.isTrue(bare)
+          yield* store.embed(stored, "e", [1, 0])
+          assert.isFalse((yield* store.put(about("a", "Why?"), "e")).bare)
+          assert.isTrue((yield* store.put(about("a", "Why?"), "f")).bare)
+        })
+      )
+    )
+
     it.effect("never mixes scopes or embedders", () =>
       over((store) =>
         Effect.gen(function* () {

@@ -133,7 +133,7 @@ export interface Statistics extends CacheStore.Statistics {
  * - `find` looks for a stored answer and returns none when the store is broken or slow. `remember` stores an answer in the background and
  *   returns at once. Neither ever fails.
  * - `keyOf` is the key of a request, if it has one.
- * - `remove` fails when the store fails, because somebody relies on it.
+ * - `remove` fails when the store fails, because somebody relies on it, and takes as long as the store does.
  *
  * @category services
  * @since 0.1.0
@@ -268,10 +268,21 @@ export const make: (
       restsUntil = -Infinity
     }
 
-    const forget = (addresses: ReadonlyArray<CacheKey.Address>) =>
-      similar === undefined
+    // A question that is not forgotten in time leads to nothing.
+    const forget = (addresses: ReadonlyArray<CacheKey.Address>): Effect.Effect<void> =>
+      similar === undefined || addresses.length === 0
         ? Effect.void
-        : Effect.forEach(addresses, (address) => similar.forget({ key: CacheKey.format(address) }), { discard: true })
+        : Effect.ignore(
+            within(
+              Effect.forEach(addresses, (address) => similar.forget({ key: CacheKey.format(address) }), {
+                concurrency: 16,
+                discard: true
+              }),
+              writeWithin,
+              tooLate("remove"),
+              0
+            )
+          )
 
     // What is at an address, if it is what should be there and may still be served.
     const fetch = (
@@ -452,20 +463,24 @@ export const make: (
           )
         }),
       keyOf: (request, modelGroup) => keys.of(request, modelGroup)?.key,
-      remove: (removal) => {
-        if (!("key" in removal)) {
-          const subject = removal.subject === undefined ? undefined : keys.subject(removal.scope, removal.subject)
-          return Effect.flatMap(store.removeAll(keys.scope(removal.scope), subject), forget)
-        }
-        const address = CacheKey.parse(removal.key)
-        return address === undefined ? Effect.void : Effect.andThen(store.remove(address), forget([address]))
-      },
+      remove: (removal) =>
+        Effect.catchDefect(
+          Effect.suspend(() => {
+            if (!("key" in removal)) {
+              const subject = removal.subject === undefined ? undefined : keys.subject(removal.scope, removal.subject)
+              return Effect.flatMap(store.removeAll(keys.scope(removal.scope), subject), forget)
+            }
+            const address = CacheKey.parse(removal.key)
+            return address === undefined ? Effect.void : Effect.andThen(store.remove(address), forget([address]))
+          }),
+          (cause) => Effect.fail(new CacheStore.CacheStoreError({ operation: "remove", cause }))
+        ),
       statistics: Effect.map(store.statistics, (statistics) => ({ ...statistics, ...counts }))
     })
   }
 )
 
-const tooLate = (operation: "get" | "set") => () =>
+const tooLate = (operation: CacheStore.CacheStoreError["operation"]) => () =>
   Effect.fail(new CacheStore.CacheStoreError({ operation, cause: "It took too long" }))
 
 const maxLifetime = Duration.toMillis("7 days")

@@ -152,11 +152,11 @@ export const makeMemory = (options?: Options): Effect.Effect<QuestionStore["Serv
       for (const index of indexes.values()) index.remove(id)
     }
     return QuestionStore.of({
-      put: (question) =>
+      put: (question, embedder) =>
         Effect.sync(() => {
-          const { dropped, entry, isNew } = entries.put(question)
+          const { dropped, entry } = entries.put(question)
           dropped.forEach(drop)
-          return { stored: entry, bare: isNew }
+          return { stored: entry, bare: embedder !== undefined && indexes.get(embedder)?.has(entry.id) !== true }
         }),
       find: (scope, canonical, embedder) =>
         Effect.sync(() => ({

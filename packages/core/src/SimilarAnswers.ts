@@ -186,22 +186,25 @@ export const make = Effect.fnUntraced(function* (options?: Options) {
   }
 
   if (embedder !== undefined) {
+    const embedded = (stored: QuestionStore.Stored, vector: ArrayLike<number> | undefined) =>
+      vector?.length === embedder.dimensions
+        ? behind(() => store.embed(stored, embedder.id, vector))
+        : Effect.fail("A vector of another length")
+    // A dead embedder costs recall and nothing else; the question stays known by its canonical key.
+    const lost = Effect.catchCause(() => Effect.sync(() => failed("failed")))
     yield* Queue.takeBetween(waiting, 1, 16).pipe(
       Effect.flatMap((taken) =>
-        Effect.flatMap(Effect.timeout(embedder.embed(taken.map(({ question }) => question)), "30 seconds"), (vectors) =>
-          Effect.forEach(
-            taken,
-            (stored, at) => {
-              const vector = vectors[at]
-              if (vector?.length === embedder.dimensions) return store.embed(stored, embedder.id, vector)
-              return Effect.sync(() => failed("failed"))
-            },
-            { discard: true }
-          )
+        Effect.flatMap(
+          within(
+            Effect.suspend(() => embedder.embed(taken.map(({ question }) => question))),
+            embedWithin,
+            tooLate,
+            0
+          ),
+          (vectors) => Effect.forEach(taken, (stored, at) => lost(embedded(stored, vectors[at])), { discard: true })
         )
       ),
-      // A dead embedder costs recall and nothing else; the question stays known by its canonical key.
-      Effect.catchCause(() => Effect.sync(() => failed("failed"))),
+      lost,
       Effect.forever,
       Effect.forkIn(scope)
     )
@@ -258,8 +261,8 @@ export const make = Effect.fnUntraced(function* (options?: Options) {
       Effect.suspend(() => {
         if (question.length > CanonicalKey.maxLength || isVolatile(question)) return Effect.void
         const canonical = CanonicalKey.of(question)
-        const put = store.put({ scope: scopeName, question, canonical, key }, embedder?.id)
-        return Effect.map(within(put, storeWithin, tooLate, 0), ({ bare, stored }) => {
+        const put = behind(() => store.put({ scope: scopeName, question, canonical, key }, embedder?.id))
+        return Effect.map(put, ({ bare, stored }) => {
           if (bare && readable(question) && !Queue.offerUnsafe(waiting, stored)) counts.dropped++
         })
       }).pipe(Effect.catchCause(() => Effect.sync(() => failed("failed")))),
@@ -291,10 +294,14 @@ export const make = Effect.fnUntraced(function* (options?: Options) {
         })
       ),
     forget: (what) =>
-      Effect.catchCause(within(store.forget(what), storeWithin, tooLate, 0), () => Effect.sync(() => failed("failed"))),
+      Effect.catchCause(
+        behind(() => store.forget(what)),
+        () => Effect.sync(() => failed("failed"))
+      ),
     statistics: Effect.map(
-      Effect.catchCause(within(store.sizes, storeWithin, tooLate, 0), () =>
-        Effect.succeed({ entries: 0, embedded: 0 })
+      Effect.catchCause(
+        behind(() => store.sizes),
+        () => Effect.succeed({ entries: 0, embedded: 0 })
       ),
       (sizes) => ({ ...counts, ...sizes, waiting: Queue.sizeUnsafe(waiting) })
     )
@@ -306,6 +313,10 @@ const tooLate = () => Effect.fail(late)
 
 // What is behind the back of every call may take longer.
 const storeWithin = 5000
+const embedWithin = 30_000
+
+const behind = <A, E>(ask: () => Effect.Effect<A, E>): Effect.Effect<A, E | string> =>
+  within(Effect.suspend(ask), storeWithin, tooLate, 0)
 
 /**
  * Layer that provides the service: canonical matches only, or similar ones too when an `Embedder` is in the context. The questions are kept in

@@ -43,6 +43,7 @@ export interface VectorIndex {
   readonly add: (scope: string, id: string, vector: ArrayLike<number>) => string | undefined
   readonly search: (scope: string, vector: ArrayLike<number>, options: Search) => ReadonlyArray<Neighbour>
   readonly remove: (id: string) => boolean
+  readonly has: (id: string) => boolean
   readonly hasScope: (scope: string) => boolean
   readonly removeScope: (scope: string) => void
   readonly size: () => number
@@ -328,6 +329,7 @@ export const make = (options: {
       return coded && partition.rows > 64 ? bySigns(partition, unit, search) : exact(partition, unit, search)
     },
     remove,
+    has: (id) => ExtendibleMap.get(entries, id) !== undefined,
     hasScope: (scope) => ExtendibleMap.get(partitions, scope) !== undefined,
     removeScope: (scope) => {
       const ranked = ExtendibleMap.get(partitions, scope)

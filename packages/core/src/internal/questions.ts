@@ -92,11 +92,11 @@ export const remembering = (maxEntries: number) => {
         // The vector of the question is still right, whatever key it leads to now.
         const kept = replaced.question === question.question
         const entry = insert({ ...question, id: kept ? replaced.id : `${ids++}` })
-        return { entry, isNew: !kept, dropped: kept ? [] : [replaced] }
+        return { entry, dropped: kept ? [] : [replaced] }
       }
       const evicted = all.size >= maxEntries ? evict(scope) : undefined
       const entry = insert({ ...question, id: `${ids++}` })
-      return { entry, isNew: true, dropped: evicted === undefined ? [] : [evicted] }
+      return { entry, dropped: evicted === undefined ? [] : [evicted] }
     },
     forget: (what: Forgotten): ReadonlyArray<Stored> => {
       if ("key" in what) return Array.from(ExtendibleMap.get(keys, what.key) ?? [], remove)
