@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  type CacheKey,
   CacheStore,
   Embedder,
   EmergencyCache,
@@ -10,6 +11,7 @@ import {
 } from "@llm-resilience/core"
 import { ScriptedProvider } from "@llm-resilience/testing"
 import { Context, Duration, Effect, Fiber, Layer, Result } from "effect"
+import { KeyValueStore } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { type Fault, faulty, kinds } from "../support/faultyStore.ts"
 
@@ -125,4 +127,80 @@ describe("EmergencyCache over stores that are ill for a while", () => {
       (fault) => outlives("questions", operation, fault, times).pipe(Effect.scoped)
     )
   }
+})
+
+describe("CacheStore over key-value stores that are ill for a while", () => {
+  const addressOf = (name: string): CacheKey.Address => ({
+    scope: "a".repeat(32),
+    subject: "b".repeat(32),
+    hash: name.repeat(64)
+  })
+
+  /** A store in files that are written in two steps, with what is in them. */
+  const files = () => {
+    const inodes = new Map<string, { text: string }>()
+    const store = KeyValueStore.make({
+      get: (name) => Effect.sync(() => inodes.get(name)?.text),
+      getUint8Array: () => Effect.undefined,
+      set: (name, value) =>
+        Effect.suspend(() => {
+          const written = { text: String(value).slice(0, 10) }
+          inodes.set(name, written)
+          return Effect.map(Effect.sleep("1 second"), () => {
+            written.text = String(value)
+          })
+        }),
+      remove: (name) => Effect.sync(() => void inodes.delete(name)),
+      clear: Effect.void,
+      size: Effect.sync(() => inodes.size),
+      keys: Effect.sync(() => Array.from(inodes.keys()))
+    })
+    return { inodes, store }
+  }
+  const built = (store: KeyValueStore.KeyValueStore, options?: CacheStore.Options) =>
+    Effect.map(
+      Layer.build(
+        CacheStore.layerKeyValueStore(options).pipe(
+          Layer.provide(Layer.succeed(KeyValueStore.KeyValueStore, store)),
+          Layer.fresh
+        )
+      ),
+      (context) => Context.get(context, CacheStore.CacheStore)
+    )
+
+  it.effect("does not lose what is read while it is written", () =>
+    Effect.gen(function* () {
+      const store = yield* built(files().store)
+      const writing = yield* Effect.forkChild(store.set(addressOf("1"), "an answer", 1_000_000), {
+        startImmediately: true
+      })
+      const half = yield* Effect.exit(store.get(addressOf("1")))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(writing)
+
+      assert.strictEqual(half._tag, "Failure")
+      assert.strictEqual(yield* store.get(addressOf("1")), "an answer")
+    })
+  )
+
+  it.effect.each(kinds)("erases in the end what expired, was evicted or removed, when remove %s", (fault) =>
+    Effect.gen(function* () {
+      const { inodes, store: sound } = files()
+      const error = new KeyValueStore.KeyValueStoreError({ method: "remove", message: "gone" })
+      const { left, store: ill } = faulty(sound, "remove", fault, { error, times: 3 })
+      const store = yield* built(ill, { maxEntries: 2 })
+      for (const name of ["1", "2", "3", "4"]) {
+        const setting = yield* Effect.forkDetach(Effect.exit(store.set(addressOf(name), "an answer", 60_000)))
+        yield* TestClock.adjust("15 seconds")
+        assert.isDefined(setting.pollUnsafe(), "it hangs")
+      }
+      const removing = yield* Effect.forkDetach(Effect.exit(store.remove(addressOf("4"))))
+      yield* TestClock.adjust("15 seconds")
+      assert.isDefined(removing.pollUnsafe(), "it hangs")
+      for (let minute = 0; minute < 30; minute++) yield* TestClock.adjust("1 minute")
+
+      assert.strictEqual(left(), 0)
+      assert.strictEqual(inodes.size, 0)
+    })
+  )
 })

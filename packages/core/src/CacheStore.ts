@@ -24,6 +24,7 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as CacheKey from "./CacheKey.ts"
 import * as Shelf from "./internal/cacheShelf.ts"
+import { within } from "./internal/within.ts"
 
 /**
  * What a store holds.
@@ -129,6 +130,10 @@ const weight = (entry: string): number => 2 * entry.length + 512
 
 const sweepEvery = Duration.minutes(5)
 
+const removeWithin = 10_000
+
+const tooLong = () => Effect.fail("It took too long")
+
 /**
  * Layer that keeps entries in the memory of this process.
  *
@@ -174,15 +179,17 @@ const sweep = <E>(
   Effect.flatMap(Clock.currentTimeMillis, (now) => {
     const some: Effect.Effect<void, E> = Effect.suspend(() => {
       const gone = shelf.removeExpired(now)
-      return gone.length === 0 ? Effect.void : Effect.andThen(Effect.andThen(drop(gone), Effect.yieldNow), some)
+      return Effect.andThen(drop(gone), gone.length === 0 ? Effect.void : Effect.andThen(Effect.yieldNow, some))
     })
     return some
   })
 
+// Whatever it dies of once, it comes again.
 const sweeping = <E>(
   shelf: Pick<Shelf.Shelf<never>, "removeExpired">,
   drop: (addresses: ReadonlyArray<CacheKey.Address>) => Effect.Effect<void, E>
-) => Effect.forkScoped(Effect.repeat(Effect.ignore(Effect.delay(sweep(shelf, drop), sweepEvery)), Schedule.forever))
+) =>
+  Effect.forkScoped(Effect.repeat(Effect.ignoreCause(Effect.delay(sweep(shelf, drop), sweepEvery)), Schedule.forever))
 
 // An entry with what the store itself has to know about it.
 const Envelope = Schema.Struct({ expiresAt: Schema.Finite, entry: Schema.String })
@@ -217,8 +224,21 @@ export const layerKeyValueStore = (
       let evicted = 0
       const writing = new Set<string>()
 
+      // What is to go and could not be removed yet is tried again, until it is gone or written anew.
+      const going = new Set<string>()
+      const erase = (key: string) =>
+        Effect.suspend(() => {
+          going.add(key)
+          const removing = Effect.suspend(() => store.remove(key))
+          return Effect.map(within(removing, removeWithin, tooLong, 0), () => void going.delete(key))
+        })
       const drop = (addresses: ReadonlyArray<CacheKey.Address>) =>
-        Effect.forEach(addresses, (address) => store.remove(CacheKey.format(address)), { discard: true })
+        Effect.suspend(() => {
+          for (const address of addresses) going.add(CacheKey.format(address))
+          return Effect.forEach(Array.from(going), (key) => (going.has(key) ? erase(key) : Effect.void), {
+            discard: true
+          })
+        })
       const note = (address: CacheKey.Address, { entry, expiresAt }: typeof Envelope.Type) =>
         Effect.suspend(() => {
           const gone = shelf.put(address, true, weight(entry), expiresAt)
@@ -243,10 +263,12 @@ export const layerKeyValueStore = (
 
       return CacheStore.of({
         get: Effect.fnUntraced(function* (address) {
-          const text = yield* Effect.mapError(store.get(CacheKey.format(address)), failed("get"))
+          const key = CacheKey.format(address)
+          const text = yield* Effect.mapError(store.get(key), failed("get"))
           if (text === undefined) return undefined
           const envelope = yield* decodeEnvelope(text).pipe(
-            Effect.tapError(() => Effect.ignore(store.remove(CacheKey.format(address)))),
+            // What is being written just now may be read half.
+            Effect.tapError(() => (writing.has(key) ? Effect.void : Effect.ignore(store.remove(key)))),
             Effect.mapError(failed("get"))
           )
           if (envelope.expiresAt <= (yield* Clock.currentTimeMillis)) return undefined
@@ -257,6 +279,7 @@ export const layerKeyValueStore = (
           Effect.suspend(() => {
             const key = CacheKey.format(address)
             writing.add(key)
+            going.delete(key)
             return Effect.andThen(
               store.set(key, encodeEnvelope({ expiresAt, entry })),
               note(address, { expiresAt, entry })
@@ -266,7 +289,7 @@ export const layerKeyValueStore = (
           Effect.mapError(
             Effect.suspend(() => {
               shelf.remove(address)
-              return store.remove(CacheKey.format(address))
+              return erase(CacheKey.format(address))
             }),
             failed("remove")
           ),
