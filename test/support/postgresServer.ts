@@ -3,7 +3,7 @@ import { chownSync, existsSync, globSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { delimiter, join } from "node:path"
 import { PgClient } from "@effect/sql-pg"
-import { Effect, Exit, Layer, Scope } from "effect"
+import { type Duration, Effect, Exit, Layer, Scope } from "effect"
 import { afterAll, beforeAll } from "vitest"
 import { freePort } from "./freePort.ts"
 
@@ -104,7 +104,23 @@ export const make = Effect.gen(function* () {
     })
     server.once("exit", () => resume(Effect.die(new Error(`postgres ended at once: ${said}`))))
   })
-  return { port, stop: stopped(server) }
+  // Each connection has a process of its own.
+  const tellAll = (signal: "SIGSTOP" | "SIGCONT") =>
+    Effect.sync(() => {
+      const children = spawnSync("ps", ["-o", "pid=", "--ppid", `${server.pid}`], { encoding: "utf8" }).stdout
+      for (const pid of [`${server.pid}`, ...children.trim().split(/\s+/)]) process.kill(Number(pid), signal)
+    })
+  return {
+    port,
+    /** Lets it stand still for so long, with all its connections open. */
+    pauses: (duration: Duration.Input) =>
+      Effect.acquireUseRelease(
+        tellAll("SIGSTOP"),
+        () => Effect.sleep(duration),
+        () => tellAll("SIGCONT")
+      ),
+    stop: stopped(server)
+  }
 })
 
 /** Layer of a client of such a server, with connections of its own. */

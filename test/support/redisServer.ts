@@ -2,7 +2,7 @@ import { spawn, spawnSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Effect, Exit, Scope } from "effect"
+import { type Duration, Effect, Exit, Scope } from "effect"
 import { afterAll, beforeAll } from "vitest"
 import { freePort } from "./freePort.ts"
 
@@ -40,6 +40,13 @@ export const make = Effect.gen(function* () {
   })
   return {
     port,
+    /** Lets it stand still for so long, with all its connections open. */
+    pauses: (duration: Duration.Input) =>
+      Effect.acquireUseRelease(
+        Effect.sync(() => server.kill("SIGSTOP")),
+        () => Effect.sleep(duration),
+        () => Effect.sync(() => server.kill("SIGCONT"))
+      ),
     stop: Effect.callback<void>((resume) => {
       server.once("exit", () => resume(Effect.void))
       server.kill("SIGKILL")
