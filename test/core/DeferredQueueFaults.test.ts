@@ -204,15 +204,18 @@ describe("DeferredQueue over a store that is ill for a while", () => {
     it.effect(`stops while ${operation} cannot be stopped`, () =>
       Effect.gen(function* () {
         const sound = yield* DeferredStore.makeMemory
-        const { left, store } = faulty(sound, operation, "cannot be stopped", { error: undefined, times: 1 })
+        const { asked, store } = faulty(sound, operation, "cannot be stopped", {
+          error: undefined,
+          times: Infinity
+        })
         const queue = yield* DeferredQueue.make({ ...options, onSettled: () => Effect.void }).pipe(
           Effect.provideService(DeferredStore.DeferredStore, store)
         )
         yield* queue.accept(LlmRequest.make({ prompt: "slow", mayWait: true }))
         const worker = yield* Effect.forkDetach(queue.workOff(model()))
-        for (let step = 0; step < 100 && left() > 0; step++) yield* TestClock.adjust("100 millis")
+        for (let step = 0; step < 100 && asked() === 0; step++) yield* TestClock.adjust("100 millis")
 
-        assert.strictEqual(left(), 0)
+        assert.isAbove(asked(), 0)
         assert.isTrue(yield* stops(Fiber.interrupt(worker)))
       })
     )
@@ -279,6 +282,33 @@ describe("DeferredQueue over a store that is ill for a while", () => {
       assert.deepStrictEqual([isFirst, interrupted], [true, 1])
       yield* Fiber.interruptAll(workers)
     })
+  )
+
+  it.effect.each(["hangs", "throws"] as const)("tells the handler of every end, although it %s once", (how) =>
+    Effect.gen(function* () {
+      const told: Array<string> = []
+      let calls = 0
+      const queue = yield* DeferredQueue.make({
+        ...options,
+        deadline: "1 minute",
+        onSettled: (settled) => {
+          const isIll = calls++ === 0
+          if (isIll && how === "throws") throw new Error("handler")
+          return isIll ? Effect.never : Effect.sync(() => void told.push(says(settled) ?? ""))
+        }
+      })
+      yield* queue.accept(LlmRequest.make({ prompt: "plain", mayWait: true }))
+      const worker = yield* Effect.forkChild(queue.workOff(model()))
+      yield* TestClock.adjust("1 second")
+      yield* Effect.when(
+        queue.accept(LlmRequest.make({ prompt: "next", mayWait: true })),
+        Effect.succeed(how === "hangs")
+      )
+      for (let second = 0; second < 90; second++) yield* TestClock.adjust("1 second")
+
+      assert.sameMembers(told, how === "hangs" ? ["next", "plain"] : ["plain"])
+      yield* Fiber.interrupt(worker)
+    }).pipe(Effect.provide(DeferredStore.layerMemory))
   )
 
   it("refuses to wait for its store for longer than leaves time to prolong a lease", () => {

@@ -28,16 +28,16 @@ export const faulty = <S extends object>(
   operation: keyof S,
   fault: Fault,
   { error, times }: { readonly error: unknown; readonly times: number }
-): { readonly store: S; readonly left: () => number } => {
-  let left = times
+): { readonly store: S; readonly asked: () => number; readonly left: () => number } => {
+  let count = 0
   const sound: unknown = store[operation]
   const asked =
     (doing: () => Asked): (() => Asked) =>
     () =>
-      left-- > 0 ? faults[fault](doing, error) : doing()
+      count++ < times ? faults[fault](doing, error) : doing()
   // An operation without arguments is an effect and no function.
   const broken = Effect.isEffect(sound)
     ? Effect.suspend(asked(() => sound as Asked))
     : (...args: ReadonlyArray<unknown>) => asked(() => (sound as (...args: ReadonlyArray<unknown>) => Asked)(...args))()
-  return { store: { ...store, [operation]: broken }, left: () => Math.max(0, left) }
+  return { store: { ...store, [operation]: broken }, asked: () => count, left: () => Math.max(0, times - count) }
 }

@@ -162,12 +162,12 @@ export class DeferredQueue extends Context.Service<
  * - `maxAttempts`: how often one request is tried before it is dead, 10 by default. `backoff`: how long it waits after its first failure, 10 s by
  *   default, doubled by each further one up to `maxBackoff`, 10 minutes by default.
  * - `concurrency`: how many are asked at the same time once all is well, 4 by default. `every`: the least time between two starts, 100 ms.
- * - `deadline`: for one attempt, 5 minutes by default. Nobody is watching, so it may be longer than that of a user.
+ * - `deadline`: for one attempt, and for the handler, 5 minutes by default. Nobody is watching, so it may be longer than that of a user.
  * - `lease`: how long after the death of its worker a request is taken up by another one, 30 s by default.
  * - `storeWithin`: how long one operation of the store may take before it has failed, a sixth of the `lease` by default, at most a third.
  * - `pollInterval`: how often the store is asked for what other processes did, 1 s by default.
  * - `keepFor`, `keepAtMost`: how long, and how many, results and dead letters are kept; 7 days and 10 000 by default.
- * - `onSettled`: the handler. It runs next to the worker, one result at a time, and again after `lease` when it failed.
+ * - `onSettled`: the handler. It runs next to the worker, one result at a time, and again after `lease` when it failed or took too long.
  *
  * @category models
  * @since 0.1.0

@@ -23,6 +23,7 @@ import * as Codec from "./deferredCodec.ts"
 import { dying, isHopeless } from "./deferring.ts"
 import { monotonic } from "./monotonic.ts"
 import { wall } from "./wall.ts"
+import { within } from "./within.ts"
 
 /** What a worker of the queue shares with the rest of it. Times are milliseconds. */
 export interface Backlog {
@@ -184,7 +185,14 @@ export const workingOff = ({
               Effect.fail(new DeferredStore.StoreError({ operation: "deliver", cause: row.state }))
           )
           holding(row.ticket)
-          const exit = yield* Effect.exit(handler(settled))
+          // One that never ends would be renewed for ever as well, and keep all others from being told.
+          const handling = within(
+            Effect.suspend(() => handler(settled)),
+            Duration.toMillis(deadline),
+            () => Effect.fail("It took too long"),
+            0
+          )
+          const exit = yield* Effect.exit(handling)
           holding(undefined)
           const retryAt = Exit.isSuccess(exit) ? undefined : wall(clock) + lease
           yield* store.endDelivery({ ticket: row.ticket, owner, retryAt })
