@@ -34,6 +34,7 @@ const operations: Readonly<Record<keyof Store, number>> = {
 
 const options = {
   lease: "6 seconds",
+  storeWithin: "1 second",
   pollInterval: "1 second",
   backoff: "100 millis",
   maxBackoff: "1 second",
@@ -238,6 +239,23 @@ describe("DeferredQueue over a store that is ill for a while", () => {
     })
   )
 
+  it.effect.each(["fails", "hangs"] as const)("answers at once although expire %s every time", (fault) =>
+    Effect.gen(function* () {
+      const sound = yield* DeferredStore.makeMemory
+      const error = new DeferredStore.StoreError({ operation: "expire", cause: "locked" })
+      const { store } = faulty(sound, "expire", fault, { error, times: Infinity })
+      const queue = yield* DeferredQueue.make({ ...options, concurrency: 1, every: 0 }).pipe(
+        Effect.provideService(DeferredStore.DeferredStore, store)
+      )
+      const ticket = yield* queue.accept(LlmRequest.make({ prompt: "plain", mayWait: true }))
+      const worker = yield* Effect.forkChild(queue.workOff(model()))
+      yield* TestClock.adjust("100 millis")
+
+      assert.strictEqual((yield* queue.status(ticket))._tag, "Answered")
+      yield* Fiber.interrupt(worker)
+    })
+  )
+
   it.effect("tells of an answer whose commit the store could not confirm", () =>
     Effect.gen(function* () {
       const sound = yield* DeferredStore.makeMemory
@@ -311,11 +329,18 @@ describe("DeferredQueue over a store that is ill for a while", () => {
     }).pipe(Effect.provide(DeferredStore.layerMemory))
   )
 
-  it("refuses to wait for its store for longer than leaves time to prolong a lease", () => {
-    assert.throws(
-      () =>
-        Effect.runSync(Effect.provide(DeferredQueue.make({ storeWithin: "11 seconds" }), DeferredStore.layerMemory)),
-      "storeWithin must be at most a third of lease, got 11000 ms"
-    )
-  })
+  it.effect("waits for its store independently of a short lease", () =>
+    Effect.gen(function* () {
+      const sound = yield* DeferredStore.makeMemory
+      const { store } = faulty(sound, "find", "takes two seconds", { error: undefined, times: 1 })
+      const queue = yield* DeferredQueue.make({ lease: "300 millis" }).pipe(
+        Effect.provideService(DeferredStore.DeferredStore, store)
+      )
+      const ticket = yield* queue.accept(LlmRequest.make({ prompt: "plain", mayWait: true }))
+      const looking = yield* Effect.forkChild(queue.status(ticket))
+      yield* TestClock.adjust("2 seconds")
+
+      assert.strictEqual((yield* Fiber.join(looking))._tag, "Queued")
+    })
+  )
 })

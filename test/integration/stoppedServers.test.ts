@@ -25,6 +25,7 @@ const outlives = Effect.fnUntraced(function* <E>(
   const told = new Set<string>()
   const make = DeferredQueue.make({
     lease: "3 seconds",
+    storeWithin: "500 millis",
     pollInterval: "100 millis",
     every: 0,
     onSettled: ({ ticket }) => Effect.sync(() => void told.add(ticket))

@@ -164,7 +164,8 @@ export class DeferredQueue extends Context.Service<
  * - `concurrency`: how many are asked at the same time once all is well, 4 by default. `every`: the least time between two starts, 100 ms.
  * - `deadline`: for one attempt, and for the handler, 5 minutes by default. Nobody is watching, so it may be longer than that of a user.
  * - `lease`: how long after the death of its worker a request is taken up by another one, 30 s by default.
- * - `storeWithin`: how long one operation of the store may take before it has failed, a sixth of the `lease` by default, at most a third.
+ * - `storeWithin`: how long one operation of the store may take before it has failed, 5 s by default; a claim no longer than a third of the `lease`, its
+ *   renewal no longer than a sixth.
  * - `pollInterval`: how often the store is asked for what other processes did, 1 s by default.
  * - `keepFor`, `keepAtMost`: how long, and how many, results and dead letters are kept; 7 days and 10 000 by default.
  * - `onSettled`: the handler. It runs next to the worker, one result at a time, and again after `lease` when it failed or took too long.
@@ -211,15 +212,12 @@ export const make = <R = never>(
     const every = Duration.toMillis(options?.every ?? "100 millis")
     const deadline = Duration.fromInputUnsafe(options?.deadline ?? "5 minutes")
     const lease = Math.ceil(positive("lease", Duration.toMillis(options?.lease ?? "30 seconds")))
-    const storeWithin = positive("storeWithin", Duration.toMillis(options?.storeWithin ?? lease / 6))
-    if (storeWithin > lease / 3) {
-      throw new RangeError(`DeferredQueue.make: storeWithin must be at most a third of lease, got ${storeWithin} ms`)
-    }
+    const storeWithin = positive("storeWithin", Duration.toMillis(options?.storeWithin ?? "5 seconds"))
     const poll = positive("pollInterval", Duration.toMillis(options?.pollInterval ?? "1 second"))
     const keepFor = Math.ceil(Duration.toMillis(options?.keepFor ?? "7 days"))
     const handler = options?.onSettled
 
-    const store = guarded(yield* DeferredStore.DeferredStore, { lease, millis: storeWithin })
+    const store = guarded(yield* DeferredStore.DeferredStore, { lease, storeWithin })
     // A worker brings the hub of its chain, which may be another one than that in force here.
     const hubs = new Set([yield* ResilienceEvent.CurrentHub])
     const table = yield* Decision.CurrentTable

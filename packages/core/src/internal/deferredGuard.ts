@@ -10,7 +10,7 @@ import { within } from "./within.ts"
  */
 export const guarded = (
   store: DeferredStore["Service"],
-  { lease, millis }: { readonly lease: number; readonly millis: number }
+  { lease, storeWithin }: { readonly lease: number; readonly storeWithin: number }
 ): DeferredStore["Service"] => {
   const failing =
     (operation: string) =>
@@ -18,7 +18,11 @@ export const guarded = (
       Effect.fail(new StoreError({ operation, cause }))
   const sound = <A>(operation: string, ask: () => Effect.Effect<A, StoreError>): Effect.Effect<A, StoreError> =>
     Effect.catchDefect(Effect.suspend(ask), failing(operation))
-  const inTime = <A>(operation: string, ask: () => Effect.Effect<A, StoreError>): Effect.Effect<A, StoreError> =>
+  const inTime = <A>(
+    operation: string,
+    ask: () => Effect.Effect<A, StoreError>,
+    millis = storeWithin
+  ): Effect.Effect<A, StoreError> =>
     within(leaving(sound(operation, ask)), millis, () => failing(operation)(tooLong), 0)
 
   return {
@@ -45,9 +49,11 @@ export const guarded = (
           late = true
           return failing("claim")(tooLong)
         }
-        return within(whole, millis, tooLate, 0)
+        // The rest of the lease lasts until it is renewed for the first time.
+        return within(whole, Math.min(storeWithin, lease / 3), tooLate, 0)
       }),
-    renew: (options) => inTime("renew", () => store.renew(options)),
+    // Every third of a lease: when one of them hangs, the next one still comes in time.
+    renew: (options) => inTime("renew", () => store.renew(options), Math.min(storeWithin, lease / 6)),
     release: (options) => inTime("release", () => store.release(options)),
     settle: (options) => inTime("settle", () => store.settle(options)),
     cancel: (options) => inTime("cancel", () => store.cancel(options)),
