@@ -226,7 +226,7 @@ describe("DeferredQueue over a store that is ill for a while", () => {
     Effect.gen(function* () {
       const sound = yield* DeferredStore.makeMemory
       const error = undefined
-      const { store } = faulty(sound, "claim", "takes two seconds", { error, times: 5 })
+      const { store } = faulty(sound, "claim", "is done and answers two seconds later", { error, times: 5 })
       const queue = yield* DeferredQueue.make({ ...options, maxAttempts: 2 }).pipe(
         Effect.provideService(DeferredStore.DeferredStore, store)
       )
