@@ -1,7 +1,19 @@
 import { NodeRedis } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
-import { DeferredQueue, DeferredStore, LlmRequest, LlmResponse, Provider } from "@llm-resilience/core"
+import {
+  CacheStore,
+  DeferredQueue,
+  DeferredStore,
+  EmergencyCache,
+  LlmRequest,
+  LlmResilience,
+  LlmResponse,
+  Provider,
+  RateLimit,
+  RateLimitStore
+} from "@llm-resilience/core"
 import { Context, Duration, Effect, Fiber, Layer, Schedule } from "effect"
+import { Persistence } from "effect/persistence"
 import { newTable } from "../support/deferredStores.ts"
 import * as PostgresServer from "../support/postgresServer.ts"
 import * as RedisServer from "../support/redisServer.ts"
@@ -77,6 +89,42 @@ const outlives = Effect.fnUntraced(function* <E>(
   yield* Fiber.interrupt(pausing)
 }, Effect.scoped)
 
+/** Calls whose rate limit and cache are in a Redis that stands still for a while. */
+const callsThrough = Effect.fnUntraced(function* (server: Server) {
+  const redis = NodeRedis.layer({ disableOfflineQueue: true, socket: { port: server.port, host: "127.0.0.1" } })
+  const stores = Layer.mergeAll(
+    RateLimitStore.layerRedis(),
+    EmergencyCache.layer().pipe(
+      Layer.provide(CacheStore.layerPersistence()),
+      Layer.provide(Persistence.layerBackingRedis)
+    )
+  )
+  const context = yield* Layer.build(Layer.provide(stores, Layer.fresh(redis)))
+  const provider = yield* Effect.provide(RateLimit.policyStored({ requestsPerMinute: 20, maxWait: 0 })(model), context)
+  const resilience = yield* LlmResilience.make({
+    steps: [{ provider }],
+    around: EmergencyCache.policy({ mode: "read-through" })
+  }).pipe(Effect.provide(context))
+  const ask = (prompt: string) => Effect.timed(resilience.generate(LlmRequest.make({ prompt })))
+  yield* ask("before")
+  const pausing = yield* Effect.forkChild(server.pauses("3 seconds"), { startImmediately: true })
+  for (let index = 0; pausing.pollUnsafe() === undefined; index++) {
+    const [took] = yield* ask(`${index}`)
+    // At most what looking into the cache and asking the rate limit may take.
+    assert.isBelow(Duration.toMillis(took), 1000)
+    yield* Effect.sleep("100 millis")
+  }
+  // The cache and the limit are left alone for ten seconds, and are what they were.
+  yield* Effect.sleep("11 seconds")
+  const [, again] = yield* ask("before")
+  assert.strictEqual(again.served.from, "cache")
+  const limited = Effect.forEach(
+    Array.from({ length: 21 }, (_, index) => index),
+    (index) => ask(`after ${index}`)
+  )
+  assert.strictEqual((yield* Effect.flip(limited))._tag, "LlmUnavailable")
+}, Effect.scoped)
+
 if (PostgresServer.installed)
   it.live("a PostgreSQL that stands still for a while loses nothing, and keeps nobody waiting", () =>
     Effect.flatMap(PostgresServer.make, (server) => {
@@ -102,3 +150,7 @@ if (RedisServer.installed)
     ).pipe(Effect.scoped)
   )
 else it.skip(`Redis: ${RedisServer.missing}`, () => {})
+
+it.live.skipIf(!RedisServer.installed)("a Redis that stands still for a while holds up no call", () =>
+  Effect.flatMap(RedisServer.make, callsThrough).pipe(Effect.scoped)
+)
