@@ -63,7 +63,10 @@ describe("DecisionLog", () => {
 
       assert.strictEqual(fallbacks.length, 1)
       assert.strictEqual(fallbacks[0]?.level, "Warn")
-      assert.strictEqual(fallbacks[0]?.message, "request 1: asking b instead, a failed: APIError ModelNotFound after 0")
+      assert.strictEqual(
+        fallbacks[0]?.message,
+        "request 1: asking b instead, a failed: APIError ModelNotFound after 0ms"
+      )
       assert.deepStrictEqual(fallbacks[0]?.annotations, {
         "llm_resilience.event": "FellBack",
         "llm_resilience.request": 1,

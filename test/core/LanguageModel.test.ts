@@ -824,7 +824,7 @@ describe("errors of LlmResilience.languageModel", () => {
           kind: "Unavailable",
           suggestion: "Try again in 4 seconds.",
           notice: "The service is temporarily unavailable. Please try again in 4 seconds.",
-          attempts: ["a failed: RateLimited after 0"],
+          attempts: ["a failed: RateLimited after 0ms"],
           retryAfterMillis: 4000
         }
       })

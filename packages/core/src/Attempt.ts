@@ -170,10 +170,12 @@ export const format = (attempt: Attempt): string => {
 }
 
 /**
- * Says a duration in whole milliseconds: nobody reads nanoseconds in the middle of the night.
+ * Says a duration in whole milliseconds, with a unit even when it is none: nobody reads nanoseconds in the middle of the night.
  *
  * @category formatting
  * @since 0.1.0
  */
-export const brief = (duration: Duration.Duration): string =>
-  Duration.format(Duration.millis(Math.round(Duration.toMillis(duration))))
+export const brief = (duration: Duration.Duration): string => {
+  const millis = Math.round(Duration.toMillis(duration))
+  return millis === 0 ? "0ms" : Duration.format(Duration.millis(millis))
+}
