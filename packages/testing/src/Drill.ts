@@ -15,28 +15,24 @@ import * as LlmResilience from "@llm-resilience/core/LlmResilience"
 import * as LlmResponse from "@llm-resilience/core/LlmResponse"
 import * as Policy from "@llm-resilience/core/Policy"
 import * as Provider from "@llm-resilience/core/Provider"
-import * as ProviderError from "@llm-resilience/core/ProviderError"
-import * as ResilienceConfig from "@llm-resilience/core/ResilienceConfig"
+import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Yaml from "effect/encoding/Yaml"
 import * as Redacted from "effect/Redacted"
-import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
-import * as SchemaIssue from "effect/SchemaIssue"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type * as Alert from "./Alert.ts"
+import * as Alert from "./Alert.ts"
 import * as Chaos from "./Chaos.ts"
 import * as DrillReport from "./DrillReport.ts"
 import { dice, logNormal } from "./internal/dice.ts"
+import * as Mistakes from "./internal/drillMistakes.ts"
+import * as Shape from "./internal/drillShape.ts"
 import { monotonic } from "./internal/monotonic.ts"
 import * as VirtualTime from "./VirtualTime.ts"
-
-const Span = ResilienceConfig.DurationText
-const Share = Schema.Finite.check(Schema.makeFilter((n: number) => n >= 0 && n <= 1))
-const when = { after: Schema.optional(Span), until: Schema.optional(Span) }
 
 /**
  * Schema of a fault in a drill: `error` with a kind and perhaps `retryAfter`, `latency`, `slowTokens`, `output`, or `hang`.
@@ -44,56 +40,15 @@ const when = { after: Schema.optional(Span), until: Schema.optional(Span) }
  * @category schemas
  * @since 0.1.0
  */
-export const Fault = Schema.Union([
-  Schema.Struct({
-    error: Schema.Union([Schema.Literals(["Timeout", "RateLimited"]), ProviderError.Reason]),
-    retryAfter: Schema.optional(Span)
-  }),
-  Schema.Struct({ latency: Span }),
-  Schema.Struct({ slowTokens: Span }),
-  Schema.Struct({ output: Schema.Literals(["empty", "looping", "refusing", "corrupted"]) }),
-  Schema.Struct({ hang: Schema.Literal(true) })
-])
-
-const step = {
-  at: Span,
-  provider: Schema.NonEmptyString,
-  /** None of it heals the provider. */
-  fault: Schema.optional(Fault),
-  rate: Schema.optional(Share),
-  /** How long it is there and how often it comes back; from `at` on for ever by default. */
-  for: Schema.optional(Span),
-  every: Schema.optional(Span)
-}
+export const Fault = Shape.inFile.fault
 
 /**
- * Schema of a {@link Drill}.
+ * Schema of a {@link Drill}, as a file holds it.
  *
  * @category schemas
  * @since 0.1.0
  */
-export const Drill = Schema.Struct({
-  name: Schema.NonEmptyString,
-  about: Schema.String,
-  traffic: Schema.Struct({
-    every: Span,
-    for: Span,
-    deadline: Schema.optional(Span),
-    questions: Schema.optional(Schema.Int.check(Schema.makeFilter((n: number) => n >= 1)))
-  }),
-  steps: Schema.Array(Schema.Struct(step)),
-  expectations: Schema.Array(
-    Schema.Union([
-      Schema.Struct({ answered: Share, ...when }),
-      Schema.Struct({ share: Schema.NonEmptyString, atLeast: Share, ...when }),
-      Schema.Struct({ latency: Schema.Literals(["p50", "p95", "p99"]), atMost: Span, ...when }),
-      Schema.Struct({ alert: Schema.NonEmptyString, within: Span, of: Span }),
-      Schema.Struct({ metric: Schema.NonEmptyString, atLeast: Schema.Int, ...when }),
-      Schema.Struct({ log: Schema.NonEmptyString, ...when }),
-      Schema.Struct({ notice: Schema.NonEmptyString, ...when })
-    ])
-  )
-})
+export const Drill = Shape.inFile.drill
 
 /**
  * A drill.
@@ -101,31 +56,48 @@ export const Drill = Schema.Struct({
  * **Details**
  *
  * - `traffic`: a request `every` so often, for so long, each with a `deadline` (20 s by default) and one of so many `questions` (5 by default).
- * - `steps`: what happens to which provider, and when. A step without `fault` heals it. Times count from the start of the drill.
+ * - `steps`: what happens to which provider, by its id, and when. A step without `fault` heals it. Times count from the start of the drill.
  * - `expectations`: what has to be true in the end, between `after` and `until`.
  *   - `answered`: the share of requests that got an answer, from whomever.
- *   - `share`: the share of answers that came from this provider (or from the `cache`).
+ *   - `share`: the share of answers that came from the provider with this id (or from the `cache`).
  *   - `latency`: a percentile of the time until the answer.
  *   - `alert`: the rule of this name fires `within` so long `of` this moment.
- *   - `metric`: so many events of this name were counted.
+ *   - `metric`: so many events of this name (see `ResilienceEvent`) were counted.
  *   - `log`: a line of the log contains this text.
- *   - `notice`: users were told this.
+ *   - `notice`: users were told this (see `Notice`).
  *
  * @category models
  * @since 0.1.0
  */
 export type Drill = typeof Drill.Type
 
-const decode = Schema.decodeUnknownEffect(Schema.toCodecJson(Drill), { errors: "all", onExcessProperty: "error" })
+/**
+ * A drill as a program writes it: every time is a `Duration.Input`, such as `"10 seconds"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Input = typeof Shape.inCode.drill.Encoded
 
 /**
- * Error raised when a text is no drill; the message has a line for each mistake.
+ * Error raised when a text or a value is no drill, or none for this application; the message has a line for each mistake.
  *
  * @category errors
  * @since 0.1.0
  */
 export class DrillInvalid extends Schema.TaggedError<DrillInvalid>("@llm-resilience/testing/Drill/DrillInvalid")(
   "DrillInvalid",
+  { message: Schema.String }
+) {}
+
+/**
+ * Error raised when another drill runs against the same service, or with the same chaos.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class TargetBusy extends Schema.TaggedError<TargetBusy>("@llm-resilience/testing/Drill/TargetBusy")(
+  "TargetBusy",
   { message: Schema.String }
 ) {}
 
@@ -160,85 +132,84 @@ export class DrillInvalid extends Schema.TaggedError<DrillInvalid>("@llm-resilie
  */
 export const parse = (yaml: string): Effect.Effect<Drill, DrillInvalid> =>
   Effect.flatMap(
-    Effect.try({
-      try: () => Yaml.parse(yaml),
-      catch: (cause) => invalid([cause instanceof Error ? cause.message : "it is not YAML"])
-    }),
-    (input) => Effect.mapError(decode(input), ({ issue }) => invalid(mistakes(issue, input)))
+    Effect.try({ try: () => Yaml.parse(yaml), catch: (cause) => invalid("read", [unreadable(yaml, cause)]) }),
+    (input) => checked(input, "read", decodeFile, Shape.inFile)
   )
 
-const invalid = (lines: ReadonlyArray<string>): DrillInvalid =>
-  new DrillInvalid({ message: `The drill cannot be read:\n${lines.map((line) => `  ${line}`).join("\n")}` })
+const decodeFile = Schema.decodeUnknownEffect(Schema.toCodecJson(Drill), Shape.strict)
+const decodeCode = Schema.decodeUnknownEffect(Shape.inCode.drill, Shape.strict)
 
-const classify = SchemaIssue.makeFormatterStandardSchemaV1({
-  leafHook: ({ _tag }) => _tag,
-  checkHook: () => "InvalidValue"
-})
-
-// A fault and an expectation have several shapes. What does not fit any of them is one mistake, unless the value of a key is.
-const mistakes = (issue: SchemaIssue.Issue, input: unknown): ReadonlyArray<string> => {
-  const found = classify(issue).issues.map(({ message, path = [] }) => {
-    const keys = path.map((segment): PropertyKey => (typeof segment === "object" ? segment.key : segment))
-    const shaped = keys[0] === "expectations" ? 2 : keys[2] === "fault" ? 3 : Infinity
-    return { keys, message, shape: keys.length > shaped ? keys.slice(0, shaped) : undefined }
-  })
-  const isValue = ({ message }: (typeof found)[number]) => message !== "UnexpectedKey" && message !== "MissingKey"
-  const lines = found.map((one) => {
-    const { keys, message, shape } = one
-    if (shape === undefined)
-      return line(keys, message === "UnexpectedKey" ? "a key that nobody knows" : undefined, input)
-    if (isValue(one)) return line(keys, undefined, input)
-    const others = found.filter(({ keys }) => shape.every((key, index) => keys[index] === key))
-    return others.some(isValue) ? undefined : line(shape, undefined, input)
-  })
-  return [...new Set(lines.filter((line) => line !== undefined))]
-}
-
-const line = (keys: ReadonlyArray<PropertyKey>, what: string | undefined, input: unknown): string => {
-  const where = keys.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`)).join("")
-  const value = keys.reduce<unknown>(
-    (value, key) => (Predicate.hasProperty(value, key) ? value[key] : undefined),
-    input
+const checked = (
+  input: unknown,
+  use: "read" | "run",
+  decode: typeof decodeFile,
+  form: typeof Shape.inFile | typeof Shape.inCode
+): Effect.Effect<Drill, DrillInvalid> =>
+  decode(input).pipe(
+    Effect.mapError(({ issue }) => invalid(use, Mistakes.ofForm(issue, input, form))),
+    Effect.flatMap((drill) => {
+      const lines = Mistakes.ofSense(drill)
+      return lines.length === 0 ? Effect.succeed(drill) : Effect.fail(invalid(use, lines))
+    })
   )
-  return `${where.replace(/^\./, "") || "the drill"}: got ${what ?? ResilienceConfig.shown(value)}, expected ${expected(keys)}`
-}
 
-const expected = (keys: ReadonlyArray<PropertyKey>): string => {
-  const key = keys.findLast((key) => typeof key === "string") ?? ""
-  if (key === "expectations" && typeof keys.at(-1) === "number") {
-    return "one of answered, share, latency, alert, metric, log and notice, with its own keys"
+const invalid = (use: "read" | "run", lines: ReadonlyArray<string>): DrillInvalid =>
+  new DrillInvalid({ message: `The drill cannot be ${use}:\n${lines.map((line) => `  ${line}`).join("\n")}` })
+
+// The parser does not always say where. What can be read up to a line, but not with it, went wrong there.
+const unreadable = (yaml: string, cause: unknown): string => {
+  const lines = yaml.split("\n")
+  const isYaml = (count: number): boolean => {
+    try {
+      Yaml.parse(lines.slice(0, count).join("\n"))
+      return true
+    } catch {
+      return false
+    }
   }
-  if (key === "latency" && keys[0] === "expectations") return "p50, p95 or p99"
-  return meanings[key] ?? `one of ${Object.keys(keys.length > 1 ? step : Drill.fields).join(", ")}`
-}
-
-const span = "a duration such as 500ms, 10s or 2m"
-const share = "a share from 0 to 1"
-const text = "a text"
-const meanings: { readonly [key: string]: string } = {
-  name: text,
-  about: text,
-  provider: "the name of a provider",
-  traffic: "every and for, perhaps deadline and questions",
-  questions: "a whole number of at least 1",
-  steps: "a list of at, provider and perhaps fault",
-  fault: "one of error, latency, slowTokens, output and hang",
-  error: `one of Timeout, RateLimited, ${ProviderError.Reason.literals.join(", ")}`,
-  output: "empty, looping, refusing or corrupted",
-  hang: "true",
-  expectations: "a list of what has to be true",
-  answered: share,
-  atLeast: "a share from 0 to 1, of a metric a whole number",
-  rate: share,
-  ...Object.fromEntries(
-    "every for deadline at after until within of atMost retryAfter latency slowTokens"
-      .split(" ")
-      .map((key) => [key, span])
-  )
+  let read = lines.length - 1
+  while (read > 0 && !isYaml(read)) read--
+  const what = cause instanceof Error ? cause.message.replace(/ at (?:flow offset|line) \d+$/, "") : "it is not YAML"
+  return `line ${read + 1}: ${what}`
 }
 
 /**
- * What a drill runs against: an application, and the chaos around its providers, by the names that the drill uses.
+ * Gives the providers of a drill other names, in its steps, shares and lines of the log.
+ *
+ * **When to use**
+ *
+ * Use it for the drills of `Drills`, which name `primary` and `secondary`, with an application whose providers have ids of their own.
+ *
+ * **Example** (A ready drill for other providers)
+ *
+ * ```ts import.meta.vitest
+ * import { Drill, Drills } from "@llm-resilience/testing"
+ *
+ * const drill = Drill.rename(Drills.primaryOutage, { primary: "anthropic", secondary: "openai" })
+ *
+ * drill.steps.map(({ provider }) => provider) // => ["anthropic", "anthropic"]
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const rename = (drill: Drill, names: { readonly [provider: string]: string }): Drill => {
+  const renamed = (name: string): string => (Object.hasOwn(names, name) ? (names[name] ?? name) : name)
+  return {
+    ...drill,
+    steps: drill.steps.map((step) => ({ ...step, provider: renamed(step.provider) })),
+    expectations: drill.expectations.map((expectation) =>
+      "share" in expectation
+        ? { ...expectation, share: renamed(expectation.share) }
+        : "log" in expectation
+          ? { ...expectation, log: expectation.log.replaceAll(/[\w./-]+/g, renamed) }
+          : expectation
+    )
+  }
+}
+
+/**
+ * What a drill runs against: an application, and the chaos around its providers, by the ids of these providers.
  *
  * @category models
  * @since 0.1.0
@@ -266,43 +237,87 @@ export interface Options {
  *
  * The drill makes its own requests beside those of the application; the figures are of all that the service sees meanwhile.
  *
+ * Before anything runs it fails with {@link DrillInvalid} for what makes no sense (a step after the end of the traffic, an expectation that is
+ * always met) and for names that nobody has: a provider without chaos, chaos or a share of a provider that is no step of the service, an alert
+ * that is not among the `alerts`. It fails with {@link TargetBusy} while another drill runs against the same target.
+ *
+ * **Example** (A drill in code)
+ *
+ * ```ts import.meta.vitest
+ * import { Drill } from "@llm-resilience/testing"
+ *
+ * const drill: Drill.Input = {
+ *   name: "silence",
+ *   about: "The primary accepts calls and never answers.",
+ *   traffic: { every: "200 millis", for: "30 seconds" },
+ *   steps: [
+ *     { at: "5 seconds", provider: "primary", fault: { hang: true } },
+ *     { at: "15 seconds", provider: "primary" }
+ *   ],
+ *   expectations: [{ answered: 1 }, { latency: "p99", atMost: "10 seconds" }]
+ * }
+ *
+ * Drill.rehearse(drill).passed // => true
+ * ```
+ *
  * @category running
  * @since 0.1.0
  */
-export const run = (drill: Drill, target: Target, options?: Options): Effect.Effect<DrillReport.DrillReport> =>
+export const run = (
+  drill: Input,
+  target: Target,
+  options?: Options
+): Effect.Effect<DrillReport.DrillReport, DrillInvalid | TargetBusy> =>
+  Effect.map(record(drill, target, options), DrillReport.make)
+
+const record = (
+  input: Input,
+  target: Target,
+  options?: Options
+): Effect.Effect<DrillReport.Recording, DrillInvalid | TargetBusy> =>
   Effect.scoped(
     Effect.gen(function* () {
-      const unknown = drill.steps.find(({ provider }) => target.chaos[provider] === undefined)
-      if (unknown !== undefined) {
-        throw new RangeError(`Drill.run: there is no chaos around "${unknown.provider}", which the drill names`)
-      }
+      const drill = yield* checked(input, "run", decodeCode, Shape.inCode)
+      const alerts = options?.alerts ?? Alert.defaults
+      // A chain within the chain has a status for each of its steps, and is known by its circuit.
+      const status = yield* target.service.status
+      const unknown = Mistakes.ofNames(drill, {
+        chaos: Object.keys(target.chaos),
+        providers: [...new Set([...status.map(({ provider }) => provider), ...target.service.circuits.keys()])],
+        alerts: alerts.map(({ name }) => name)
+      })
+      if (unknown.length > 0) return yield* invalid("run", unknown)
+      yield* reserve(target)
       const start = monotonic(yield* Clock.Clock)
       const now = Clock.clockWith((clock) => Effect.succeed(monotonic(clock) - start))
       const events: Array<Alert.Noted> = []
       const acts: Array<DrillReport.Line> = []
+      const news = newsOf()
       yield* Effect.addFinalizer(() => Effect.forEach(Object.values(target.chaos), (chaos) => chaos.setRules([])))
       yield* target.service.events.pipe(
         Stream.runForEach((event) =>
           Effect.map(now, (at) => {
             events.push({ at, event })
-            const text = DrillReport.tell(event)
-            if (text !== undefined && event._tag === "CircuitChanged") options?.onProgress?.({ at, text })
+            const text = news(event)
+            if (text !== undefined) options?.onProgress?.({ at, text })
           })
         ),
         Effect.forkScoped({ startImmediately: true })
       )
+      // One after the other, so that steps of the same moment come in the order in which they were written.
       const direct = Effect.forEach(
-        drill.steps,
+        inOrder(drill.steps),
         (step) =>
           Effect.gen(function* () {
-            yield* Effect.sleep(step.at)
+            const wait = Duration.toMillis(step.at) - (yield* now)
+            if (wait > 0) yield* Effect.sleep(wait)
             const line = { at: yield* now, text: actOf(step) }
             acts.push(line)
             options?.onProgress?.(line)
             const rule = ruleOf(step)
             yield* target.chaos[step.provider]?.setRules(rule === undefined ? [] : [rule]) ?? Effect.void
           }),
-        { concurrency: "unbounded", discard: true }
+        { discard: true }
       )
       const { deadline, every, questions = 5 } = drill.traffic
       const count = Math.floor(Duration.toMillis(drill.traffic.for) / Duration.toMillis(every))
@@ -333,11 +348,42 @@ export const run = (drill: Drill, target: Target, options?: Options): Effect.Eff
       )
       // What was said last may still be on its way to us.
       yield* Effect.sleep("1 second")
-      return DrillReport.make({ drill, events, acts, until: yield* now, alerts: options?.alerts })
+      return { drill, events, acts, until: yield* now, alerts }
     })
   )
 
+// What is worth a line while it happens; of the requests that are lost the first ten, as in the report.
+const newsOf = (): ((event: ResilienceEvent) => string | undefined) => {
+  let lost = 0
+  return (event) =>
+    event._tag === "CircuitChanged" || event._tag === "CooledDown" || (event._tag === "RequestFailed" && lost++ < 10)
+      ? DrillReport.tell(event)
+      : undefined
+}
+
+// Chaos has one set of rules and the figures are of all requests: two drills at once would judge each other's incident.
+const reserve = (target: Target): Effect.Effect<void, TargetBusy, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.suspend(() => {
+      const parts = [target.service, ...Object.values(target.chaos)]
+      if (parts.some((part) => busy.has(part))) {
+        return Effect.fail(new TargetBusy({ message: "Another drill runs against this application; wait for its end" }))
+      }
+      for (const part of parts) busy.add(part)
+      return Effect.succeed(parts)
+    }),
+    (parts) =>
+      Effect.sync(() => {
+        for (const part of parts) busy.delete(part)
+      })
+  )
+
+const busy = new WeakSet<object>()
+
 type Step = Drill["steps"][number]
+
+const inOrder = (steps: ReadonlyArray<Step>): ReadonlyArray<Step> =>
+  steps.toSorted((one, other) => Duration.toMillis(one.at) - Duration.toMillis(other.at))
 
 const ruleOf = (step: Step): Chaos.Rule | undefined =>
   step.fault === undefined
@@ -370,18 +416,22 @@ const actOf = ({ every, fault, for: length, provider, rate }: Step): string => {
 }
 
 /**
- * Runs a drill in virtual time against a chain of its own: `primary` and `secondary`, each with the standard policy and an attempt timeout of 5 s,
- * and an emergency cache around them. Takes milliseconds.
+ * Runs a drill in virtual time, against the chain of {@link rehearsal} unless there is another `target`. Takes milliseconds.
  *
  * **Details**
  *
- * `target` builds another application instead; its providers must not wait for anything but the clock of Effect.
+ * It throws what {@link run} fails with, and an `Error` when the drill cannot end.
+ *
+ * **Gotchas**
+ *
+ * In virtual time a promise that is really waited for (`fetch`, a socket, `setTimeout`) never comes, and every request runs into its timeouts.
+ * The `remarks` of the report say so when nothing that was asked came back.
  *
  * @category running
  * @since 0.1.0
  */
 export const rehearse = (
-  drill: Drill,
+  drill: Input,
   options?: Options & {
     readonly seed?: number | undefined
     readonly target?: Effect.Effect<Target, never, Scope.Scope> | undefined
@@ -389,16 +439,43 @@ export const rehearse = (
 ): DrillReport.DrillReport => {
   const seed = options?.seed ?? 1
   const program = Effect.scoped(
-    Effect.flatMap(options?.target ?? rehearsal(seed), (target) => run(drill, target, options))
+    Effect.flatMap(options?.target ?? rehearsal(seed), (target) => record(drill, target, options))
   )
   const ending = VirtualTime.make({ seed }).run(program)
-  if (ending._tag !== "Ended") throw new Error(`Drill.rehearse: the drill ended in a ${ending._tag.toLowerCase()}`)
-  if (ending.exit._tag === "Failure") throw new Error("Drill.rehearse: the drill died", { cause: ending.exit.cause })
-  return ending.exit.value
+  if (ending._tag === "Deadlock") throw new Error(`Drill.rehearse: nothing can ever happen again. ${onlyTheClock}`)
+  if (ending._tag === "Livelock") throw new Error("Drill.rehearse: something is busy for ever without time passing")
+  if (ending.exit._tag === "Failure") throw Cause.squash(ending.exit.cause)
+  const recorded = ending.exit.value
+  return DrillReport.make({ ...recorded, remarks: nothingCame(recorded) ? [onlyTheClock] : [] })
+}
+
+const onlyTheClock =
+  "Nothing that was asked came back. In virtual time a promise that is really waited for (fetch, a socket, setTimeout) never comes: " +
+  "take such providers to Drill.run on the real clock, or others that wait for nothing but the clock of Effect."
+
+// Every call that began while its provider had no fault ended by nothing but our own timeouts.
+const nothingCame = ({ drill, events }: DrillReport.Recording): boolean => {
+  const steps = inOrder(drill.steps)
+  const isWell = (id: string, at: number): boolean =>
+    steps.findLast((step) => step.provider === id && Duration.toMillis(step.at) <= at)?.fault === undefined
+  const calls = events.flatMap(({ at, event }) =>
+    event._tag === "Called" && isWell(event.provider, at - Duration.toMillis(event.duration)) ? [event] : []
+  )
+  return (
+    calls.length > 0 &&
+    calls.every(({ error, outcome }) => outcome !== "succeeded" && (error === undefined || error._tag === "Timeout")) &&
+    events.every(({ event }) => event._tag !== "RequestAnswered")
+  )
 }
 
 /**
  * Builds the application of {@link rehearse}, for a drill in real time.
+ *
+ * **Details**
+ *
+ * `primary` and `secondary`, which answer after 400 ms and 700 ms (the median; one of a hundred takes four times as long), each with the standard
+ * policy but for two settings: an attempt may take 5 s (30 s by default), and an open circuit is tried again after 10 s (60 s by default). An
+ * emergency cache is around both. Each drill of `Drills` says which of these three it presupposes.
  *
  * @category constructors
  * @since 0.1.0

@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import * as Attempt from "@llm-resilience/core/Attempt"
+import * as ProviderError from "@llm-resilience/core/ProviderError"
 import type { ResilienceEvent } from "@llm-resilience/core/ResilienceEvent"
 import * as Duration from "effect/Duration"
 import * as Alert from "./Alert.ts"
@@ -34,11 +35,25 @@ export interface Verdict {
 }
 
 /**
+ * A request that got no answer: when it ended, after how long, what its caller got, and what was tried before.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Lost {
+  readonly at: number
+  readonly after: number
+  readonly got: string
+  readonly tried: ReadonlyArray<string>
+}
+
+/**
  * The report.
  *
  * **Details**
  *
- * Times are milliseconds. `served` counts answers by who gave them, the `cache` included; `events` counts by name. `seconds` has for each second
+ * Times are milliseconds. `lost` has the first ten requests that got no answer; `figures.failed` says how many there were. `remarks` are about the
+ * drill itself. `served` counts answers by who gave them, the `cache` included; `events` counts by name. `seconds` has for each second
  * how many requests ended how: by whom they were answered, or `failed`.
  *
  * @category models
@@ -48,6 +63,7 @@ export interface DrillReport {
   readonly name: string
   readonly about: string
   readonly passed: boolean
+  readonly remarks: ReadonlyArray<string>
   readonly verdicts: ReadonlyArray<Verdict>
   readonly figures: {
     readonly requests: number
@@ -57,9 +73,26 @@ export interface DrillReport {
     readonly latency: { readonly p50: number; readonly p95: number; readonly p99: number }
     readonly events: { readonly [name: string]: number }
   }
+  readonly lost: ReadonlyArray<Lost>
   readonly alerts: ReadonlyArray<{ readonly name: string; readonly firedAt: ReadonlyArray<number> }>
   readonly seconds: ReadonlyArray<{ readonly [outcome: string]: number }>
   readonly timeline: ReadonlyArray<Line>
+}
+
+/**
+ * What was seen of a drill: the events, what was done to whom (`acts`), when it ended in milliseconds, the rules of the alerts
+ * ({@link Alert.defaults} unless given), and remarks about the drill itself.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Recording {
+  readonly drill: Drill
+  readonly events: ReadonlyArray<Alert.Noted>
+  readonly acts: ReadonlyArray<Line>
+  readonly until: number
+  readonly alerts?: ReadonlyArray<Alert.Alert> | undefined
+  readonly remarks?: ReadonlyArray<string> | undefined
 }
 
 /**
@@ -68,14 +101,8 @@ export interface DrillReport {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: {
-  readonly drill: Drill
-  readonly events: ReadonlyArray<Alert.Noted>
-  readonly acts: ReadonlyArray<Line>
-  readonly until: number
-  readonly alerts?: ReadonlyArray<Alert.Alert> | undefined
-}): DrillReport => {
-  const { acts, drill, events, until } = options
+export const make = (options: Recording): DrillReport => {
+  const { acts, drill, events, remarks = [], until } = options
   const alerts = (options.alerts ?? Alert.defaults).map((alert) => ({
     name: alert.name,
     firedAt: Alert.fired(alert, events, until)
@@ -93,6 +120,7 @@ export const make = (options: {
     name: drill.name,
     about: drill.about,
     passed: verdicts.every(({ passed }) => passed),
+    remarks,
     verdicts,
     figures: {
       requests: ended.length,
@@ -104,6 +132,7 @@ export const make = (options: {
       latency: { p50: percentile(ended, 0.5), p95: percentile(ended, 0.95), p99: percentile(ended, 0.99) },
       events: Object.fromEntries(counted)
     },
+    lost: lostOf(events),
     alerts,
     seconds: Array.from({ length: Math.ceil(until / 1000) }, (_, second) =>
       Object.fromEntries(
@@ -131,6 +160,27 @@ const requestOf = ({ at, event }: Alert.Noted): ReadonlyArray<Ended> => {
   const { from, provider } = event.served
   return [{ at, by: from === "cache" ? "cache" : provider, millis: Duration.toMillis(event.duration) }]
 }
+
+const shownLost = 10
+
+const lostOf = (events: ReadonlyArray<Alert.Noted>): ReadonlyArray<Lost> =>
+  events
+    .flatMap(({ at, event }) => (event._tag === "RequestFailed" ? [{ at, event }] : []))
+    .slice(0, shownLost)
+    .map(({ at, event: { duration, error, request } }) => ({
+      at,
+      after: Math.round(Duration.toMillis(duration)),
+      got:
+        error._tag === "LlmUnavailable"
+          ? "no provider could answer"
+          : `${ProviderError.kind(error)} from ${error.provider}`,
+      tried:
+        error._tag === "LlmUnavailable"
+          ? error.attempts.map(Attempt.format)
+          : events.flatMap(({ event }) =>
+              event._tag === "AttemptFailed" && event.request === request ? [Attempt.format(event.attempt)] : []
+            )
+    }))
 
 const percentile = (ended: ReadonlyArray<Ended>, share: number): number => {
   const sorted = ended.flatMap(({ by, millis }) => (by === undefined ? [] : [millis])).toSorted((a, b) => a - b)
@@ -161,21 +211,23 @@ const judge = (
   const requests = ended.filter(inside)
   const answers = requests.filter(({ by }) => by !== undefined)
   const during = `${from === 0 ? "" : ` from ${seconds(from)} on`}${until === Infinity ? "" : ` until ${seconds(until)}`}`
+  const none =
+    requests.length === 0
+      ? `no requests${during === "" ? "" : " in this window"}`
+      : `none of ${requests.length} requests was answered`
   if ("answered" in expectation) {
-    const share = requests.length === 0 ? 0 : answers.length / requests.length
     return {
       expectation: `at least ${percent(expectation.answered)} of the requests are answered${during}`,
-      passed: share >= expectation.answered,
-      found: `${percent(share)} (${answers.length} of ${requests.length})`
+      passed: requests.length > 0 && answers.length / requests.length >= expectation.answered,
+      found: requests.length === 0 ? none : shareOf(answers.length, requests.length)
     }
   }
   if ("share" in expectation) {
     const by = answers.filter((answer) => answer.by === expectation.share).length
-    const share = answers.length === 0 ? 0 : by / answers.length
     return {
       expectation: `at least ${percent(expectation.atLeast)} of the answers come from ${expectation.share}${during}`,
-      passed: share >= expectation.atLeast,
-      found: percent(share)
+      passed: answers.length > 0 && by / answers.length >= expectation.atLeast,
+      found: answers.length === 0 ? none : shareOf(by, answers.length)
     }
   }
   if ("latency" in expectation) {
@@ -183,7 +235,7 @@ const judge = (
     return {
       expectation: `the ${expectation.latency} is at most ${Duration.format(expectation.atMost)}${during}`,
       passed: answers.length > 0 && millis <= Duration.toMillis(expectation.atMost),
-      found: seconds(millis)
+      found: answers.length === 0 ? none : exactly(millis)
     }
   }
   if ("metric" in expectation) {
@@ -248,11 +300,33 @@ export const tell = (event: ResilienceEvent): string | undefined => {
 }
 
 // What a timeline of a minute can hold.
-const landmark = ({ _tag }: ResilienceEvent): boolean => _tag === "CircuitChanged" || _tag === "HealthChanged"
+const landmark = ({ _tag }: ResilienceEvent): boolean =>
+  _tag === "CircuitChanged" || _tag === "CooledDown" || _tag === "HealthChanged"
 
 const seconds = (millis: number): string => `${(millis / 1000).toFixed(1)} s`
 
+// Whole milliseconds: rounded to a tenth of a second, 10 ms would be none, and a limit of 5 s kept that was not.
+const exactly = (millis: number): string => (millis < 1000 ? `${millis} ms` : `${millis / 1000} s`)
+
 const percent = (share: number): string => `${(Math.floor(share * 10_000) / 100).toFixed(2).replace(/\.?0+$/, "")} %`
+
+const shareOf = (part: number, whole: number): string => `${percent(part / whole)} (${part} of ${whole})`
+
+/**
+ * Says which requests were lost: when, what the caller got and what was tried before, a line for each of the first ten, and how many more there
+ * were.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const lostLines = ({ figures, lost }: DrillReport): ReadonlyArray<string> => {
+  const more = figures.failed - lost.length
+  const lines = lost.map(
+    ({ after, at, got, tried }) =>
+      `${seconds(at)}: ${got} after ${exactly(after)}${tried.length === 0 ? "" : ` (${tried.join("; ")})`}`
+  )
+  return [...lines, ...(more > 0 ? [`and ${more} more`] : [])]
+}
 
 /**
  * Writes a report as Markdown.
@@ -263,7 +337,7 @@ const percent = (share: number): string => `${(Math.floor(share * 10_000) / 100)
 export const toMarkdown = (report: DrillReport): string => {
   const { figures } = report
   const { latency } = figures
-  const row = (...cells: ReadonlyArray<string>) => `| ${cells.join(" | ")} |`
+  const row = (...cells: ReadonlyArray<string>) => `| ${cells.map(inCell).join(" | ")} |`
   return [
     `# Drill: ${report.name}`,
     "",
@@ -271,6 +345,7 @@ export const toMarkdown = (report: DrillReport): string => {
     "",
     `**Verdict: ${report.passed ? "passed" : "FAILED"}**`,
     "",
+    ...report.remarks.flatMap((remark) => [remark, ""]),
     row("", "expectation", "found"),
     row("---", "---", "---"),
     ...report.verdicts.map(({ expectation, found, passed }) =>
@@ -283,13 +358,14 @@ export const toMarkdown = (report: DrillReport): string => {
     row("---", "---", "---", "---", "---", "---"),
     row(
       ...[figures.requests, figures.answered, figures.failed].map(String),
-      ...[latency.p50, latency.p95, latency.p99].map(seconds)
+      ...[latency.p50, latency.p95, latency.p99].map(exactly)
     ),
     "",
     row("served by", "answers"),
     row("---", "---"),
     ...Object.entries(figures.served).map(([name, count]) => row(name, String(count))),
     "",
+    ...(report.lost.length === 0 ? [] : ["## Lost requests", "", ...lostLines(report).map((line) => `- ${line}`), ""]),
     "## Timeline",
     "",
     "```",
@@ -298,6 +374,9 @@ export const toMarkdown = (report: DrillReport): string => {
     ""
   ].join("\n")
 }
+
+// A bar would begin the next cell, and a new line the next row.
+const inCell = (text: string): string => text.replaceAll("|", "\\|").replaceAll(/\s*\n\s*/g, " ")
 
 /**
  * Draws a report as an SVG: who answered in each second, and what was done to whom.

@@ -1,5 +1,8 @@
 /**
- * Six drills that are ready to use, as data. They name two providers, `primary` and `secondary`.
+ * Six drills that are ready to use, as data. They name two providers, `primary` and `secondary`; `Drill.rename` gives them the ids of yours.
+ *
+ * `Drill.rehearse` meets them all. Two of them a plain standard chain meets as well; the others presuppose a setting, and say what
+ * such a chain shows without it.
  *
  * @since 0.1.0
  */
@@ -10,6 +13,10 @@ const s = Duration.seconds
 
 /**
  * The primary cannot be reached for fifty seconds.
+ *
+ * **Details**
+ *
+ * A standard chain meets it.
  *
  * @category drills
  * @since 0.1.0
@@ -38,6 +45,10 @@ export const primaryOutage: Drill = {
 /**
  * Both providers limit the rate, the primary for longer than anybody should wait.
  *
+ * **Details**
+ *
+ * Presupposes an emergency cache, or a third provider: while both rest, a standard chain of two loses two or three of a hundred requests.
+ *
  * @category drills
  * @since 0.1.0
  */
@@ -64,6 +75,10 @@ export const rateLimitSurge: Drill = {
 /**
  * The primary answers, but badly.
  *
+ * **Details**
+ *
+ * A standard chain meets it.
+ *
  * @category drills
  * @since 0.1.0
  */
@@ -88,6 +103,11 @@ export const qualityDegradation: Drill = {
 
 /**
  * The primary becomes slower and slower until it does not answer at all.
+ *
+ * **Details**
+ *
+ * Presupposes `timeouts: { attempt: "5 seconds" }`. With the 30 s of a standard chain each call waits for its share of the deadline instead:
+ * nothing is lost, but p99 is 14 s, no attempt times out by itself, and the circuit opens only when the primary is silent.
  *
  * @category drills
  * @since 0.1.0
@@ -114,6 +134,11 @@ export const slowDeath: Drill = {
 /**
  * Nobody can be reached, and the cache has the answers of yesterday.
  *
+ * **Details**
+ *
+ * Presupposes an emergency cache, and `circuitBreaker: { openFor: "10 seconds" }` so that the primary is back in time. A standard chain of two loses
+ * every request of the outage, a quarter of all.
+ *
  * @category drills
  * @since 0.1.0
  */
@@ -139,6 +164,11 @@ export const totalOutage: Drill = {
 
 /**
  * The primary comes and goes.
+ *
+ * **Details**
+ *
+ * Presupposes `circuitBreaker: { openFor: "10 seconds" }`. With the 60 s of a standard chain no request is lost either, but the primary has three
+ * quarters of the answers in the end and not nine of ten.
  *
  * @category drills
  * @since 0.1.0
