@@ -20,7 +20,8 @@ const addressed = (
       seen.push({ url: String(url), headers: { ...request.headers } })
       return Effect.never
     })
-    const factory = Providers.registry[step.provider]
+    const registry: { readonly [name: string]: Providers.Factory } = Providers.registry
+    const factory = registry[step.provider]
     assert(factory !== undefined)
     const provider = yield* factory({ id: "step", model: "model-1", ...step }).pipe(
       Effect.provideService(HttpClient.HttpClient, client)

@@ -10,7 +10,7 @@ import {
   ResilienceEvent
 } from "@llm-resilience/core"
 import { Chaos, ScriptedProvider } from "@llm-resilience/testing"
-import { Clock, Duration, Effect, Exit, Fiber, Layer, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Option, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const request = LlmRequest.make({ prompt: "Hi" })
@@ -307,6 +307,28 @@ describe("Chaos", () => {
         assert.isAbove(struck.length, 1)
         assert.strictEqual(yield* model.count, 0)
       }).pipe(Effect.scoped, Effect.provide(chain))
+    })
+  )
+
+  it.effect("goes around the factory of a name in a configuration, and tells the events of that chain", () =>
+    Effect.gen(function* () {
+      const chaos = yield* Chaos.make({ rules: [{ fault: Chaos.error("Network") }] })
+      const up: LlmResilience.Factory = ({ id }) =>
+        ScriptedProvider.make({ id, script: [ScriptedProvider.answer("ok")] })
+      const chain = LlmResilience.layerConfig({
+        config: "fallback_chain: [{ provider: shaken, model: m }, { provider: up, model: m }]",
+        providers: { up, shaken: (step) => Effect.flatMap(up(step), chaos.guard) },
+        standard: { retry: "off" }
+      })
+      yield* Effect.gen(function* () {
+        const service = yield* LlmResilience.LlmResilience
+        const first = yield* Effect.forkChild(
+          Stream.runHead(Stream.filter(service.events, (event) => event._tag === "ChaosInjected")),
+          { startImmediately: true }
+        )
+        assert.strictEqual((yield* service.generate(request)).served.provider, "up")
+        assert.deepInclude(Option.getOrThrow(yield* Fiber.join(first)), { provider: "shaken", fault: "Network" })
+      }).pipe(Effect.provide(chain))
     })
   )
 

@@ -647,9 +647,11 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
     Effect.gen(function* () {
       const config = yield* ResilienceConfig.from(options.config)
       const ids = ResilienceConfig.stepIds(config)
+      const hub = options.hub ?? (yield* ResilienceEvent.scopedHub())
+      // As in `layer`: what a factory puts around its provider publishes to the hub of the chain.
       const built = yield* Effect.forEach(config.fallbackChain, (step, index) =>
         Effect.result(providerOf(options.providers, { ...step, id: ids[index] ?? step.provider }, index))
-      )
+      ).pipe(Effect.provideService(ResilienceEvent.CurrentHub, hub))
       const issues = built.flatMap((result) => (result._tag === "Failure" ? [result.failure] : []))
       if (issues.length > 0) return yield* new ResilienceConfig.ConfigInvalid({ issues })
       const steps = Arr.map(config.fallbackChain, (step, index) => {
@@ -664,15 +666,13 @@ export const layerConfig = <const Providers extends { readonly [name: string]: F
           degraded: step.degraded
         }
       })
-      const { around, hub } = options
-      const { attempts, deadline, health } = config
-      const { hedge, routing } = config
+      const { attempts, deadline, health, hedge, routing } = config
       const fallback = {
         ...(hedge === undefined ? {} : { hedge }),
         ...(routing === undefined ? {} : { routing }),
         ...options.fallback
       }
-      return yield* make<R>({ steps, deadline, attempts, health, around, fallback, hub })
+      return yield* make<R>({ steps, deadline, attempts, health, around: options.around, fallback, hub })
     })
     // What the factories need is gathered in the type of the function.
   ) as ConfiguredLayer<Providers, R>

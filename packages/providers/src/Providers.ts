@@ -168,7 +168,7 @@ const azure: Factory = (step) =>
  * @category constants
  * @since 0.1.0
  */
-export const registry: { readonly [name: string]: Factory } = {
+export const registry = {
   openai: openAiCompatible({
     apiKeyEnv: "OPENAI_API_KEY",
     baseUrl: "https://api.openai.com/v1",
@@ -191,4 +191,4 @@ export const registry: { readonly [name: string]: Factory } = {
   gemini: gemini({ apiKeyEnv: "GEMINI_API_KEY" }),
   anthropic: anthropic({ apiKeyEnv: "ANTHROPIC_API_KEY" }),
   "openai-compatible": openAiCompatible({ baseUrl: addressIn("OPENAI_BASE_URL") })
-}
+} satisfies { readonly [name: string]: Factory }
