@@ -223,8 +223,8 @@ const requestOf = (asked: Asked): World.Marked => {
   const text = promptOf(asked)
   const prompt = prompts.get(text) ?? Prompt.make(text)
   prompts.set(text, prompt)
-  return {
-    ...LlmRequest.make({
+  return Object.assign(
+    LlmRequest.make({
       prompt,
       scope: `s${asked.scope}`,
       tools: toolsets[asked.toolset] ?? [],
@@ -234,8 +234,8 @@ const requestOf = (asked: Asked): World.Marked => {
       priority: asked.priority,
       deadline: asked.deadline
     }),
-    simulated: asked.index
-  }
+    { simulated: asked.index }
+  )
 }
 
 const stack = (
