@@ -343,7 +343,7 @@ import * as Stream from "effect/Stream"`
   {
     name: "meters kept for each process",
     file: core("RateLimit.ts"),
-    from: `build(settings, store, options.key, storeWithin)`,
+    from: `build(settings, failing(store), options.key, storeWithin)`,
     to: `build(settings, store === undefined ? store : RateLimitStore.makeMemory(), options.key, storeWithin)`
   },
   {
