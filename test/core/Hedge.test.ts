@@ -8,6 +8,7 @@ import {
   LlmRequest,
   LlmResilience,
   type LlmResponse,
+  LlmUnavailable,
   Policy,
   type Provider,
   type ProviderError,
@@ -176,6 +177,26 @@ describe("Hedge", () => {
 
           assert.strictEqual(kindOf(exit), "RateLimited")
           assert.strictEqual(yield* provider.count, 1)
+        })
+      )
+
+      it.effect("gives up with the error of the call that was made when the hedge met a chain that had nobody", () =>
+        Effect.gen(function* () {
+          let calls = 0
+          const refusing = Policy.make((self) => ({
+            generate: (asked) =>
+              ++calls === 1 ? self.generate(asked) : Effect.delay(Effect.fail(LlmUnavailable.make([])), 800),
+            stream: (asked) =>
+              ++calls === 1
+                ? self.stream(asked)
+                : Stream.unwrap(Effect.delay(Effect.fail(LlmUnavailable.make([])), 800))
+          }))
+          const provider = yield* ScriptedProvider.make({ script: [slow(1500, ScriptedProvider.fail("ServerError"))] })
+          const hedged = yield* Policy.all([Hedge.policy(first), refusing])(provider)
+
+          const { at, exit } = yield* ends(ask(hedged))
+
+          assert.deepStrictEqual([at, kindOf(exit)], [1800, "ServerError"])
         })
       )
 

@@ -15,6 +15,7 @@ describe("Simulation", () => {
     [30, "a stream whose deadline passed while its reader was busy cleaned up in front of the reader"],
     [98, "the same in the chain's own deadline"],
     [563, "of two steps that failed at the same moment one was missing in the story"],
+    [44_396, "a hedge that met a chain with nobody in it hid the call that had failed before it"],
     [63_123, "nothing, but the simulator did not wait until a result was told that its handler had refused twice"]
   ] as const) {
     it(`seed ${seed}: ${found}`, () => {

@@ -171,7 +171,9 @@ export const policy = (options?: Options): Policy.Policy => {
         const leg = (request: LlmRequest) =>
           Effect.matchEffect(ask(request), {
             onFailure: (error) => {
-              if (!LlmUnavailable.wasRefused(error)) failure = error
+              if (error._tag !== "LlmUnavailable" || (failure === undefined && !LlmUnavailable.wasRefused(error))) {
+                failure = error
+              }
               return Effect.fail(error)
             },
             onSuccess: (answer) => {
@@ -199,9 +201,9 @@ export const policy = (options?: Options): Policy.Policy => {
           }
           return hedges < settings.hedges ? racing(hedge, delay, again, fatal) : hedge
         }
-        // A hedge that was refused in the end does not make it as if nobody had been asked.
+        // A hedge that was refused in the end, or asked a chain that had nobody, does not make it as if nobody had been asked.
         return Effect.mapError(racing(leg(request), delay, again, fatal), (error) =>
-          LlmUnavailable.wasRefused(error) ? (failure ?? error) : error
+          error._tag === "LlmUnavailable" ? (failure ?? error) : error
         )
       }
 
